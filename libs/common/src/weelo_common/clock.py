@@ -1,0 +1,69 @@
+"""Time as the contracts write it: UTC, RFC 3339, milliseconds.
+
+Decisions about orders and timers take their time from the owning service's database. The clock of the
+process is for waiting, measuring and stamping logs, never for judging whether an order has ended.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated, Protocol
+
+from pydantic import AfterValidator, PlainSerializer
+
+
+class Clock(Protocol):
+    """What tells the time of this process; injected, so that tests can set it."""
+
+    def now(self) -> datetime:
+        """The time now, in UTC, with its zone."""
+
+
+class SystemClock:
+    """The machine's own clock."""
+
+    def now(self) -> datetime:
+        return datetime.now(UTC)
+
+
+def to_milliseconds(moment: datetime) -> datetime:
+    """The same moment cut to whole milliseconds, in UTC."""
+    utc = moment.astimezone(UTC)
+    return utc.replace(microsecond=utc.microsecond // 1000 * 1000)
+
+
+def format_time(moment: datetime) -> str:
+    """RFC 3339 with milliseconds and Z, e.g. ``2026-02-03T10:08:28.123Z``."""
+    utc = moment.astimezone(UTC)
+    return f"{utc:%Y-%m-%dT%H:%M:%S}.{utc.microsecond // 1000:03d}Z"
+
+
+def parse_time(text: str) -> datetime:
+    """A moment from RFC 3339 text.
+
+    Raises:
+        ValueError: the text is no RFC 3339 time, or has no zone.
+    """
+    moment = datetime.fromisoformat(text)
+    if moment.tzinfo is None:
+        raise ValueError("a time needs a zone, such as Z")
+    return moment.astimezone(UTC)
+
+
+def epoch_ms(moment: datetime) -> int:
+    """Milliseconds since 1970-01-01T00:00:00Z, rounded down."""
+    return int(moment.timestamp() * 1000 // 1)
+
+
+def _with_zone(moment: datetime) -> datetime:
+    if moment.tzinfo is None:
+        raise ValueError("a time needs a zone, such as Z")
+    return to_milliseconds(moment)
+
+
+UtcTime = Annotated[
+    datetime,
+    AfterValidator(_with_zone),
+    PlainSerializer(format_time, return_type=str, when_used="json"),
+]
+"""The one type of a moment in bodies, events and frames: UTC, whole milliseconds."""

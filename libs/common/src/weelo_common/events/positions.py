@@ -1,0 +1,72 @@
+"""``captains.locations.v1``: packed positions, many a record. Internal to the dispatcher; not CloudEvents.
+
+Format 1: one version byte, then 32 bytes a position, little-endian: the first 16 bytes of SHA-256 of the
+captain's id, latitude and longitude × 10⁷ as int32, ``recordedAt`` in ms as int64. The record's Kafka timestamp
+is the time of receipt.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from collections.abc import Iterable
+from typing import NamedTuple
+
+FORMAT_VERSION = 1
+POSITION_BYTES = 32
+_DEGREES = 10_000_000
+_LAYOUT = struct.Struct("<16siiq")
+
+
+class MalformedPositions(Exception):
+    """A record that is not packed positions of a known format."""
+
+
+class Position(NamedTuple):
+    """Where a captain said he was: degrees, and ms since 1970 by his phone's clock."""
+
+    captain: bytes
+    latitude: float
+    longitude: float
+    recorded_at_ms: int
+
+
+def captain_fingerprint(captain_id: str) -> bytes:
+    """The 16 bytes that stand for a captain in a packed record."""
+    return hashlib.sha256(captain_id.encode()).digest()[:16]
+
+
+def pack(positions: Iterable[Position]) -> bytes:
+    """One record's value.
+
+    Raises:
+        struct.error: a coordinate is out of range.
+    """
+    parts = [bytes([FORMAT_VERSION])]
+    parts += [
+        _LAYOUT.pack(p.captain, round(p.latitude * _DEGREES), round(p.longitude * _DEGREES), p.recorded_at_ms)
+        for p in positions
+    ]
+    return b"".join(parts)
+
+
+def unpack(value: bytes) -> list[Position]:
+    """The positions of one record.
+
+    Raises:
+        MalformedPositions: the version is unknown, the length is off, or a point is not on the globe.
+    """
+    if not value or value[0] != FORMAT_VERSION:
+        raise MalformedPositions(
+            f"format version {value[0] if value else 'missing'}, expected {FORMAT_VERSION}"
+        )
+    if (len(value) - 1) % POSITION_BYTES:
+        raise MalformedPositions(f"{len(value) - 1} bytes are no whole number of positions")
+    positions = [
+        Position(captain, latitude / _DEGREES, longitude / _DEGREES, recorded_at_ms)
+        for captain, latitude, longitude, recorded_at_ms in _LAYOUT.iter_unpack(memoryview(value)[1:])
+    ]
+    for position in positions:
+        if not (-90 <= position.latitude <= 90 and -180 <= position.longitude <= 180):
+            raise MalformedPositions("a point is not on the globe")
+    return positions

@@ -1,0 +1,45 @@
+"""What a service knows of its own health: named probes that answer from memory, never by asking."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+Probe = Callable[[], str | None]
+"""None where all is well, else one line that says what is not."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Check:
+    name: str
+    probe: Probe
+    gates_ready: bool
+
+
+class Health:
+    """Collects probes. Those that gate readiness take the service out of the load balancer."""
+
+    def __init__(self) -> None:
+        self._checks: list[_Check] = []
+        self._stopping = False
+
+    def check(self, name: str, probe: Probe, *, gates_ready: bool = True) -> None:
+        """Add a probe."""
+        self._checks.append(_Check(name, probe, gates_ready))
+
+    def stopping(self) -> None:
+        """From now on the service is not ready: it goes down."""
+        self._stopping = True
+
+    def report(self) -> dict[str, str]:
+        """Every probe's word: ``ok`` or what is wrong."""
+        return {check.name: check.probe() or "ok" for check in self._checks}
+
+    def not_ready(self) -> list[str]:
+        """Why the service is not ready; empty where it is."""
+        reasons = ["stopping"] if self._stopping else []
+        for check in self._checks:
+            trouble = check.probe() if check.gates_ready else None
+            if trouble:
+                reasons.append(trouble)
+        return reasons

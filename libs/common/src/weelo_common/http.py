@@ -1,0 +1,284 @@
+"""One way of building an HTTP application for all services: routes, error envelope, roles, health, metrics.
+
+The order of checks is the contract's: the token first, then the body. So a route whose handler asks for a
+``Principal`` is authenticated before its body is read.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Annotated, Any
+
+from fastapi import APIRouter, FastAPI, Path, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from pydantic import AfterValidator, BaseModel, ConfigDict
+from pydantic.alias_generators import to_camel
+from starlette.exceptions import HTTPException
+
+from weelo_common.api_errors import UNAVAILABLE_RETRY_S, ApiError, ErrorCode, FieldProblem, success, to_json
+from weelo_common.auth import InvalidToken, Principal, Role, TokenVerifier
+from weelo_common.health import Health
+from weelo_common.http_middleware import MAX_BODY_BYTES, HttpMetrics, RequestMiddleware
+from weelo_common.ids import well_formed_id
+from weelo_common.postgres import DatabaseUnavailable
+
+__all__ = [
+    "ApiError",
+    "Body",
+    "ErrorCode",
+    "FieldProblem",
+    "PathId",
+    "Principal",
+    "Role",
+    "api_router",
+    "create_app",
+    "principal",
+    "success",
+]
+
+_METHODS_WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
+_UNSTORABLE = re.compile(rb"\\u(0000|[dD][89a-fA-F])")  # NUL, or a surrogate that may stand alone
+
+
+class Body(BaseModel):
+    """A request's body: camelCase, unknown fields ignored, numbers never from text."""
+
+    model_config = ConfigDict(
+        extra="ignore",
+        frozen=True,
+        alias_generator=to_camel,
+        populate_by_name=False,
+        allow_inf_nan=False,
+        strict=True,
+    )
+
+
+PathId = Annotated[str, Path(description="A UUID"), AfterValidator(well_formed_id)]
+"""An id in a path that one of the services made; a malformed one is a 400."""
+
+
+class RequireRole:
+    """A dependency that gives the caller, who must have one of the roles."""
+
+    def __init__(self, *roles: Role) -> None:
+        self._roles = frozenset(roles) or frozenset(Role)
+
+    async def __call__(self, request: Request) -> Principal:
+        caller: Principal = request.state.principal
+        return caller
+
+    def authenticate(self, request: Request) -> Principal:
+        """Check the bearer token.
+
+        Raises:
+            ApiError: 401 without a good token, 403 with the wrong role.
+        """
+        verifier: TokenVerifier = request.app.state.verifier
+        scheme, _, token = request.headers.get("authorization", "").partition(" ")
+        if scheme.lower() != "bearer" or not token:
+            raise _unauthenticated("A bearer token is needed.")
+        try:
+            caller = verifier.verify(token.strip())
+        except InvalidToken as error:
+            raise _unauthenticated(f"{error}.".capitalize()) from None
+        if caller.role not in self._roles:
+            raise ApiError(ErrorCode.FORBIDDEN, f"Not for the role {caller.role}.")
+        return caller
+
+
+def principal(*roles: Role) -> RequireRole:
+    """What to depend on for the caller: ``Annotated[Principal, Depends(principal(Role.CUSTOMER))]``."""
+    return RequireRole(*roles)
+
+
+class ApiRoute(APIRoute):
+    """A route that checks the token before it reads the body, then the body's kind, size and text."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+        guard = next(
+            (d.call for d in self.dependant.dependencies if isinstance(d.call, RequireRole)),
+            None,
+        )
+
+        async def guarded(request: Request) -> Response:
+            if guard is not None:
+                request.state.principal = guard.authenticate(request)
+            if request.method in _METHODS_WITH_BODY:
+                await _check_body(request)
+            return await handle(request)
+
+        return guarded
+
+
+def api_router(prefix: str = "/api/v1") -> APIRouter:
+    """A router whose routes follow the contract's order of checks."""
+    return APIRouter(prefix=prefix, route_class=ApiRoute)
+
+
+def create_app(
+    service: str,
+    *,
+    routers: Sequence[APIRouter],
+    health: Health,
+    registry: CollectorRegistry,
+    verifier: TokenVerifier | None = None,
+) -> FastAPI:
+    """The application of a service: its routers, and what every service has."""
+    app = FastAPI(
+        title=f"Weelo {service}",
+        version="1",
+        redirect_slashes=False,
+        docs_url=None,
+        redoc_url=None,
+    )
+    app.state.verifier = verifier
+    app.add_middleware(RequestMiddleware, metrics=HttpMetrics(registry))
+    app.add_exception_handler(ApiError, _on_api_error)
+    app.add_exception_handler(RequestValidationError, _on_validation_error)
+    app.add_exception_handler(HTTPException, _on_http_exception)
+    app.add_exception_handler(DatabaseUnavailable, _on_database_unavailable)
+    app.include_router(_operations_router(service, health, registry))
+    for router in routers:
+        app.include_router(router)
+    return app
+
+
+def _operations_router(service: str, health: Health, registry: CollectorRegistry) -> APIRouter:
+    """Health and metrics. They answer from memory, so they stay quick when everything else is away."""
+    router = APIRouter(include_in_schema=False)
+
+    @router.get("/health")
+    async def overall() -> Response:
+        reasons = health.not_ready()
+        return _json(
+            {"status": "degraded" if reasons else "ok", "service": service, "checks": health.report()}
+        )
+
+    @router.get("/health/live")
+    async def live() -> Response:
+        return _json({"status": "ok"})
+
+    @router.get("/health/ready")
+    async def ready() -> Response:
+        reasons = health.not_ready()
+        if reasons:
+            return _json({"status": "not ready", "reasons": reasons}, 503)
+        return _json({"status": "ok"})
+
+    @router.get("/metrics")
+    async def metrics() -> Response:
+        return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+
+    return router
+
+
+async def _check_body(request: Request) -> None:
+    told = request.headers.get("content-length", "0")
+    if told.isdigit() and int(told) > MAX_BODY_BYTES:
+        raise _too_large()
+    body = await request.body()
+    if not body:
+        return
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json" and not (kind.startswith("application/") and kind.endswith("+json")):
+        raise ApiError(ErrorCode.UNSUPPORTED_MEDIA_TYPE, "The body must be application/json.")
+    if _UNSTORABLE.search(body):
+        try:
+            value = json.loads(body)
+        except (ValueError, RecursionError):
+            return  # the parser that follows says what is wrong
+        problem = _unstorable(value, "")
+        if problem is not None:
+            raise ApiError(
+                ErrorCode.VALIDATION_ERROR,
+                "The request is not valid.",
+                details=[FieldProblem(problem, "holds a character that is no text")],
+            )
+
+
+def _unstorable(value: object, path: str) -> str | None:
+    """The path of the first text that PostgreSQL could not store (NUL, a lone surrogate), or None."""
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            return path or "body"
+        return (path or "body") if "\x00" in value else None
+    children: list[tuple[str, object]] = []
+    if isinstance(value, dict):
+        children = [(str(name), child) for name, child in value.items()]
+    elif isinstance(value, list):
+        children = [(str(index), child) for index, child in enumerate(value)]
+    for name, child in children:
+        found = _unstorable(child, f"{path}.{name}" if path else name)
+        if found is not None:
+            return found
+    return None
+
+
+def _json(value: Any, status: int = 200) -> Response:
+    return Response(to_json(value), status_code=status, media_type="application/json")
+
+
+def _unauthenticated(message: str) -> ApiError:
+    return ApiError(ErrorCode.UNAUTHENTICATED, message, headers={"WWW-Authenticate": 'Bearer realm="weelo"'})
+
+
+def _too_large() -> ApiError:
+    return ApiError(ErrorCode.PAYLOAD_TOO_LARGE, f"The body is larger than {MAX_BODY_BYTES // 1024} KiB.")
+
+
+async def _on_api_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ApiError)  # noqa: S101 - registered for this class
+    return error.response()
+
+
+async def _on_validation_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)  # noqa: S101 - registered for this class
+    problems = [
+        FieldProblem(_field(problem["loc"]), problem["msg"].removeprefix("Value error, "))
+        for problem in error.errors()[:20]
+    ]
+    return ApiError(ErrorCode.VALIDATION_ERROR, "The request is not valid.", details=problems).response()
+
+
+def _field(location: Sequence[object]) -> str:
+    """``("body", "pickup", "latitude")`` → ``pickup.latitude``; where there is no more, the place itself."""
+    where, *rest = (str(part) for part in location)
+    return ".".join(rest) if rest and not rest[0].isdigit() else where
+
+
+async def _on_http_exception(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)  # noqa: S101 - registered for this class
+    headers = dict(error.headers or {})
+    match error.status_code:
+        case 404:
+            answer = ApiError(ErrorCode.NOT_FOUND, "There is nothing here.", headers=headers)
+        case 405:
+            answer = ApiError(
+                ErrorCode.METHOD_NOT_ALLOWED, f"{request.method} is not for this path.", headers=headers
+            )
+        case 413:
+            answer = _too_large()
+        case 400 | 422:
+            answer = ApiError(
+                ErrorCode.VALIDATION_ERROR,
+                "The request is not valid.",
+                details=[FieldProblem("body", "cannot be read as JSON")],
+            )
+        case _:
+            raise error
+    return answer.response()
+
+
+async def _on_database_unavailable(request: Request, error: Exception) -> Response:
+    return ApiError(
+        ErrorCode.SERVICE_UNAVAILABLE,
+        "The service cannot reach its database. Try again.",
+        retry_after_s=UNAVAILABLE_RETRY_S,
+    ).response()

@@ -1,0 +1,110 @@
+"""Around every request: its id, its span, its metrics, the body limit, and the last net for defects."""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from collections.abc import MutableMapping
+from typing import Any
+
+from opentelemetry.trace import SpanKind
+from prometheus_client import CollectorRegistry, Histogram
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from weelo_common.api_errors import ApiError, ErrorCode
+from weelo_common.ids import new_id
+from weelo_common.telemetry import request_id, span
+
+log = logging.getLogger(__name__)
+
+MAX_BODY_BYTES = 64 * 1024
+_SANE_REQUEST_ID = re.compile(r"^[A-Za-z0-9._:/+=-]{1,128}$")
+_QUIET_PATHS = frozenset({"/health", "/health/live", "/health/ready", "/metrics"})
+
+
+class HttpMetrics:
+    """How long requests take, by route and status."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.seconds = Histogram(
+            "weelo_http_request_seconds",
+            "Time from the request's first byte to the answer's last",
+            ["method", "route", "status"],
+            registry=registry,
+            buckets=(0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 1, 2, 5, 10),
+        )
+
+
+class RequestMiddleware:
+    """Pure ASGI, because it stands around every request."""
+
+    def __init__(self, app: ASGIApp, *, metrics: HttpMetrics) -> None:
+        self._app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"] in _QUIET_PATHS:
+            await self._app(scope, receive, send)
+            return
+        headers = {
+            name: value for name, value in scope["headers"] if name in (b"x-request-id", b"traceparent")
+        }
+        asked = headers.get(b"x-request-id", b"").decode("latin-1")
+        this_request = asked if _SANE_REQUEST_ID.match(asked) else new_id()
+        token = request_id.set(this_request)
+        started = time.perf_counter()
+        status = 500
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message["headers"], (b"x-request-id", this_request.encode())]
+            await send(message)
+
+        try:
+            with span(
+                scope["method"],
+                kind=SpanKind.SERVER,
+                parent=headers.get(b"traceparent", b"").decode("latin-1") or None,
+                attributes={"http.request.method": scope["method"]},
+            ) as current:
+                try:
+                    await self._app(scope, _limited(scope, receive), send_with_id)
+                except Exception:
+                    log.exception("Defect in a request", extra={"path": route_of(scope)})
+                    if status != 500:
+                        raise  # the answer had begun; closing the connection is all that is left
+                    error = ApiError(ErrorCode.INTERNAL_ERROR, "Something went wrong on our side.")
+                    await error.response()(scope, receive, send_with_id)
+                current.update_name(f"{scope['method']} {route_of(scope)}")
+                current.set_attribute("http.response.status_code", status)
+        finally:
+            self._metrics.seconds.labels(scope["method"], route_of(scope), str(status)).observe(
+                time.perf_counter() - started
+            )
+            request_id.reset(token)
+
+
+def route_of(scope: MutableMapping[str, Any]) -> str:
+    """The route's template, never the path itself: metrics and spans must stay few."""
+    route = scope.get("route")
+    return getattr(route, "path", "unmatched")
+
+
+def _limited(scope: Scope, receive: Receive) -> Receive:
+    """``receive`` that refuses a body over the limit, told or untold."""
+    seen = 0
+
+    async def limited() -> Message:
+        nonlocal seen
+        message = await receive()
+        if message["type"] == "http.request":
+            seen += len(message.get("body", b""))
+            if seen > MAX_BODY_BYTES:
+                raise HTTPException(413)
+        return message
+
+    return limited

@@ -1,0 +1,185 @@
+"""The one place that makes aiokafka objects, and the only one that touches its private parts.
+
+Every talk with a broker has a deadline: aiokafka's own ``stop()``, ``commit()`` and ``send_and_wait()`` wait for ever
+when the brokers are away.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.coordinator.assignors.range import RangePartitionAssignor
+from aiokafka.errors import KafkaError
+from aiokafka.helpers import create_ssl_context
+
+from weelo_common.events.topics import Topic
+from weelo_common.settings import KafkaSettings
+
+log = logging.getLogger(__name__)
+
+MAX_REQUEST_BYTES = 1024 * 1024  # the brokers' default for one batch
+METADATA_MAX_AGE_MS = 30_000  # a topic made late is found within half a minute
+
+
+class KafkaUnavailable(Exception):
+    """The brokers did not answer within the deadline, or refused; the same work may succeed later."""
+
+
+class KafkaClients:
+    """Makes producers, consumers and admin clients with one set of settings."""
+
+    def __init__(self, settings: KafkaSettings, *, client_id: str) -> None:
+        self._settings = settings
+        self._client_id = client_id
+
+    @property
+    def deadline_s(self) -> float:
+        """How long one talk with a broker may take."""
+        return self._settings.kafka_request_deadline_s
+
+    def topic_name(self, topic: Topic) -> str:
+        """The topic's name on these brokers."""
+        return f"{self._settings.kafka_topic_prefix}{topic.name}"
+
+    def group_name(self, group: str) -> str:
+        """The consumer group's name on these brokers."""
+        return f"{self._settings.kafka_topic_prefix}{group}"
+
+    async def start_producer(self, *, linger_ms: int = 0) -> AIOKafkaProducer:
+        """A producer that is connected.
+
+        Raises:
+            KafkaUnavailable: no broker answered within the deadline.
+        """
+        producer = AIOKafkaProducer(
+            **self._connection(),
+            acks="all",
+            enable_idempotence=self._settings.kafka_producer_idempotence,
+            compression_type="lz4",
+            linger_ms=linger_ms,
+            max_request_size=MAX_REQUEST_BYTES,
+            max_batch_size=128 * 1024,
+        )
+        try:
+            await asyncio.wait_for(producer.start(), self.deadline_s)
+        except (KafkaError, OSError, TimeoutError) as error:
+            await self.drop_producer(producer)
+            raise KafkaUnavailable(f"{type(error).__name__}: {error}") from error
+        except asyncio.CancelledError:
+            await self.drop_producer(producer)
+            raise
+        return producer
+
+    async def stop_producer(self, producer: AIOKafkaProducer) -> None:
+        """Stop a producer whose sends were all awaited; gives up at the deadline."""
+        try:
+            await asyncio.wait_for(producer.stop(), self.deadline_s)
+        except (KafkaError, OSError, TimeoutError):
+            await self.drop_producer(producer)
+
+    async def drop_producer(self, producer: AIOKafkaProducer) -> None:
+        """End a producer without flushing what it still holds: the outbox sends that again, in order.
+
+        aiokafka's ``stop()`` would flush first, so its sender is cancelled and its connections are closed here.
+        """
+        producer._closed = True  # else its __del__ warns
+        sender_task: asyncio.Task[None] | None = producer._sender.sender_task
+        if sender_task is not None:
+            sender_task.cancel()
+        with contextlib.suppress(KafkaError, OSError, TimeoutError):  # it is thrown away
+            await asyncio.wait_for(producer.client.close(), self.deadline_s)
+        if sender_task is not None:
+            await asyncio.wait([sender_task], timeout=self.deadline_s)
+
+    def consumer(self, *, group: str | None) -> AIOKafkaConsumer:
+        """A consumer, not started: the caller subscribes or assigns. Offsets are committed by hand.
+
+        A group that is new starts at the beginning of its topics.
+        """
+        settings = self._settings
+        session_ms = int(settings.kafka_session_timeout_s * 1000)
+        return AIOKafkaConsumer(
+            **self._connection(),
+            group_id=None if group is None else self.group_name(group),
+            enable_auto_commit=False,  # the default commits what was fetched, handled or not
+            auto_offset_reset="earliest",  # the default skips what was there before the group
+            partition_assignment_strategy=[RangePartitionAssignor],
+            session_timeout_ms=session_ms,
+            heartbeat_interval_ms=session_ms // 5,
+            rebalance_timeout_ms=session_ms,
+            max_poll_interval_ms=300_000,
+            max_poll_records=settings.kafka_max_poll_records,
+            fetch_max_wait_ms=250,
+        )
+
+    async def start_consumer(self, consumer: AIOKafkaConsumer) -> None:
+        """Connect a consumer.
+
+        Raises:
+            KafkaUnavailable: no broker answered within the deadline; the consumer is closed.
+        """
+        try:
+            await asyncio.wait_for(consumer.start(), self.deadline_s)
+        except (KafkaError, OSError, TimeoutError) as error:
+            await self.stop_consumer(consumer)
+            raise KafkaUnavailable(f"{type(error).__name__}: {error}") from error
+
+    async def stop_consumer(self, consumer: AIOKafkaConsumer) -> None:
+        """Leave the group and close; gives up at the deadline."""
+        with contextlib.suppress(
+            KafkaError, OSError, TimeoutError
+        ):  # the session time-out says goodbye for us
+            await asyncio.wait_for(consumer.stop(), self.deadline_s)
+
+    @contextlib.asynccontextmanager
+    async def admin(self) -> Any:
+        """An admin client that is connected.
+
+        Raises:
+            KafkaUnavailable: no broker answered within the deadline.
+        """
+        client = AIOKafkaAdminClient(**self._connection())
+        try:
+            await asyncio.wait_for(client.start(), self.deadline_s)
+        except (KafkaError, OSError, TimeoutError) as error:
+            with contextlib.suppress(KafkaError, OSError, TimeoutError):  # it never started
+                await asyncio.wait_for(client.close(), self.deadline_s)
+            raise KafkaUnavailable(f"{type(error).__name__}: {error}") from error
+        try:
+            yield client
+        finally:
+            with contextlib.suppress(KafkaError, OSError, TimeoutError):  # nothing of ours hangs on it
+                await asyncio.wait_for(client.close(), self.deadline_s)
+
+    def _connection(self) -> dict[str, Any]:
+        settings = self._settings
+        options: dict[str, Any] = {
+            "bootstrap_servers": settings.kafka_bootstrap_servers,
+            "client_id": self._client_id,
+            "request_timeout_ms": int(settings.kafka_request_deadline_s * 1000),
+            "metadata_max_age_ms": METADATA_MAX_AGE_MS,
+            "security_protocol": settings.kafka_security_protocol,
+        }
+        if settings.kafka_security_protocol.startswith("SASL"):
+            password = settings.kafka_sasl_password
+            options |= {
+                "sasl_mechanism": settings.kafka_sasl_mechanism,
+                "sasl_plain_username": settings.kafka_sasl_username,
+                "sasl_plain_password": password.get_secret_value() if password else None,
+            }
+        if settings.kafka_security_protocol.endswith("SSL"):
+            options["ssl_context"] = create_ssl_context(
+                cafile=_text(settings.kafka_ssl_cafile),
+                certfile=_text(settings.kafka_ssl_certfile),
+                keyfile=_text(settings.kafka_ssl_keyfile),
+            )
+        return options
+
+
+def _text(path: object | None) -> str | None:
+    return None if path is None else str(path)

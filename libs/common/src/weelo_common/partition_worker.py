@@ -1,0 +1,226 @@
+"""One partition's events, one after the other: inbox, handler, retries, dead letters, parking."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+from opentelemetry.trace import SpanKind
+
+from weelo_common import inbox, parking
+from weelo_common.dead_letters import DeadLetters
+from weelo_common.delivery import Delivery, Handler, Outcome, PoisonMessage, RetryLater
+from weelo_common.events import Envelope, Event, MalformedEvent, decode
+from weelo_common.events.topics import Topic
+from weelo_common.kafka import KafkaUnavailable
+from weelo_common.parking import Record
+from weelo_common.postgres import Connection, Database, DatabaseUnavailable, is_infrastructure_error
+from weelo_common.telemetry import span
+
+log = logging.getLogger(__name__)
+
+TRIES = 3  # of an event whose handler fails for a reason of its own; then its key is parked
+TRY_PAUSE_S = 0.1  # between those tries
+WAIT_MIN_S = 0.1  # first pause while the infrastructure is away
+WAIT_MAX_S = 5.0  # and the longest
+
+
+class Metrics(Protocol):
+    """What the worker counts into."""
+
+    seconds: Any
+    retries: Any
+
+    def count(self, consumer: str, outcome: Outcome) -> None:
+        """One event ended."""
+
+
+class EventProcessor:
+    """Takes one record to its end, whatever it takes."""
+
+    def __init__(
+        self,
+        consumer: str,
+        handlers: Mapping[type[Event], Handler],
+        database: Database,
+        dead_letters: DeadLetters,
+        metrics: Metrics,
+        relevant: Callable[[Event], bool],
+    ) -> None:
+        self._consumer = consumer
+        self._handlers = handlers
+        self._database = database
+        self._dead_letters = dead_letters
+        self._metrics = metrics
+        self._relevant = relevant
+
+    async def process(self, record: Record, ended: asyncio.Event) -> bool:
+        """Handle a record; False where ``ended`` came first and the record must be read again by its next owner."""
+        failures = 0
+        waits = 0
+        while True:
+            pause_s: float
+            try:
+                outcome = await self._attempt(record, failures)
+            except RetryLater as later:
+                pause_s = later.delay_s
+            except (DatabaseUnavailable, KafkaUnavailable) as error:
+                pause_s = _backoff_s(waits)
+                waits += 1
+                log.warning("Consumer waits", extra=self._where(record) | {"reason": str(error)})
+            else:
+                if outcome is not None:
+                    self._metrics.count(self._consumer, outcome)
+                    return True
+                failures += 1
+                pause_s = TRY_PAUSE_S
+            self._metrics.retries.labels(self._consumer).inc()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(ended.wait(), pause_s)
+            if ended.is_set():
+                return False
+
+    async def _attempt(self, record: Record, failures: int) -> Outcome | None:
+        """One try; None where the handler failed for a reason of its own and another try is due."""
+        try:
+            envelope = decode(record.topic, record.key, record.headers, record.value)
+        except MalformedEvent as error:
+            return await self._bury(record, str(error), failures + 1)
+        handler = None if envelope.event is None else self._handlers.get(type(envelope.event))
+        if envelope.event is None or handler is None or not self._relevant(envelope.event):
+            return Outcome.IGNORED
+        started = time.perf_counter()
+        try:
+            with span(
+                f"handle {envelope.type}",
+                kind=SpanKind.CONSUMER,
+                parent=envelope.traceparent,
+                attributes={"messaging.system": "kafka", "messaging.message.id": envelope.id},
+            ):
+                return await self._apply(envelope, envelope.event, handler, record)
+        except PoisonMessage as error:
+            return await self._bury(record, str(error), failures + 1)
+        except (RetryLater, DatabaseUnavailable, KafkaUnavailable):
+            raise
+        except Exception as error:
+            if is_infrastructure_error(error):
+                raise DatabaseUnavailable(f"{type(error).__name__}: {error}") from error
+            where = self._where(record) | {"eventId": envelope.id, "eventType": envelope.type}
+            if failures + 1 < TRIES:
+                log.warning("Handler failed", extra=where, exc_info=True)
+                return None
+            log.exception("Handler failed; the key is parked", extra=where)
+            return await self._park(envelope, record, f"{type(error).__name__}: {error}")
+        finally:
+            self._metrics.seconds.labels(self._consumer, envelope.type).observe(time.perf_counter() - started)
+
+    async def _apply(self, envelope: Envelope, event: Event, handler: Handler, record: Record) -> Outcome:
+        delivery: Delivery[Event] = Delivery(
+            envelope, event, record.partition, record.offset, record.received_at
+        )
+        async with self._database.transaction() as connection:
+            registration = await self._register(connection, envelope)
+            if not registration.fresh:
+                return Outcome.DUPLICATE
+            if registration.parked and await parking.lock_if_parked(connection, self._consumer, envelope.key):
+                await parking.append(connection, self._consumer, envelope, record)
+                return Outcome.PARKED
+            outcome = await handler(connection, delivery)
+        try:
+            delivery.committed()
+        except Exception:  # the effect stands; another try would only meet the inbox
+            log.exception("After-commit work failed", extra=self._where(record))
+        return outcome
+
+    async def _park(self, envelope: Envelope, record: Record, reason: str) -> Outcome:
+        async with self._database.transaction() as connection:
+            registration = await self._register(connection, envelope)
+            if not registration.fresh:
+                return Outcome.DUPLICATE
+            await parking.park(connection, self._consumer, envelope, record, reason=reason)
+        return Outcome.PARKED
+
+    async def _bury(self, record: Record, reason: str, attempts: int) -> Outcome:
+        await self._dead_letters.write(record, reason=reason, attempts=attempts)
+        log.error("Dead letter", extra=self._where(record) | {"reason": reason})
+        return Outcome.DEAD
+
+    async def _register(self, connection: Connection, envelope: Envelope) -> inbox.Registration:
+        return await inbox.register(
+            connection,
+            consumer=self._consumer,
+            event_id=envelope.id,
+            event_time=envelope.time,
+            key=envelope.key,
+        )
+
+    def _where(self, record: Record) -> dict[str, object]:
+        return {
+            "consumer": self._consumer,
+            "topic": record.topic.name,
+            "partition": record.partition,
+            "offset": record.offset,
+        }
+
+
+class PartitionWorker:
+    """The serial worker of one partition in one epoch. The caller bounds the queue by pausing the partition."""
+
+    def __init__(self, topic: Topic, partition: int, processor: EventProcessor) -> None:
+        self._topic = topic
+        self._partition = partition
+        self._processor = processor
+        self._queue: deque[Any] = deque()
+        self._filled = asyncio.Event()
+        self._ended = asyncio.Event()
+        self.position = -1
+        """The last contiguous finished offset + 1; -1 before the first."""
+        self.committed = -1
+        self.task = asyncio.create_task(self._run(), name=f"{topic.name}-{partition}")
+
+    def __len__(self) -> int:
+        return len(self._queue)
+
+    def put(self, records: Sequence[Any]) -> None:
+        """Queue records of aiokafka, in order."""
+        if self.position < 0 and records:
+            self.position = self.committed = records[0].offset
+        self._queue.extend(records)
+        self._filled.set()
+
+    def revoke(self) -> None:
+        """End after the event in hand."""
+        self._ended.set()
+        self._filled.set()
+
+    async def _run(self) -> None:
+        while not self._ended.is_set():
+            if not self._queue:
+                self._filled.clear()
+                await self._filled.wait()
+                continue
+            raw = self._queue[0]
+            record = Record(
+                topic=self._topic,
+                partition=self._partition,
+                offset=raw.offset,
+                key=raw.key,
+                headers=tuple(raw.headers),
+                value=raw.value,
+                received_at=datetime.fromtimestamp(raw.timestamp / 1000, UTC),
+            )
+            if await self._processor.process(record, self._ended):
+                self._queue.popleft()
+                self.position = raw.offset + 1
+
+
+def _backoff_s(waits: int) -> float:
+    ceiling = min(WAIT_MAX_S, WAIT_MIN_S * 2 ** min(waits, 10))
+    return random.uniform(ceiling / 2, ceiling)  # noqa: S311 - jitter, not a secret

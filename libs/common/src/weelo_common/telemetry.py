@@ -1,0 +1,131 @@
+"""Traces and logs: OpenTelemetry spans by hand, JSON lines on stdout.
+
+Spans are made here and in few places, so that none is noisy and none holds personal data. The trace context rides
+from the request through the outbox and Kafka to the consumer as ``traceparent`` text.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import sys
+from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
+from datetime import UTC, datetime
+from typing import Any
+
+from opentelemetry import trace
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
+from opentelemetry.trace import Span, SpanKind
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+from opentelemetry.util.types import AttributeValue
+
+from weelo_common.clock import format_time
+
+_TRACER = "weelo"
+_PROPAGATOR = TraceContextTextMapPropagator()
+_STANDARD_FIELDS = frozenset(vars(logging.makeLogRecord({}))) | {
+    "message",
+    "asctime",
+    "taskName",
+    "color_message",
+}
+
+request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
+"""The id of the request in hand, for logs."""
+_service: ContextVar[str | None] = ContextVar("service", default=None)
+
+
+@contextlib.contextmanager
+def span(
+    name: str,
+    *,
+    kind: SpanKind = SpanKind.INTERNAL,
+    parent: str | None = None,
+    attributes: Mapping[str, AttributeValue] | None = None,
+) -> Iterator[Span]:
+    """A span around a piece of work; ``parent`` is a ``traceparent`` from elsewhere, else the current span."""
+    context = _PROPAGATOR.extract({"traceparent": parent}) if parent else None
+    with trace.get_tracer(_TRACER).start_as_current_span(
+        name, context=context, kind=kind, attributes=attributes
+    ) as current:
+        yield current
+
+
+def current_traceparent() -> str | None:
+    """The context of the current span as W3C ``traceparent`` text, or None outside of any."""
+    carrier: dict[str, str] = {}
+    _PROPAGATOR.inject(carrier)
+    return carrier.get("traceparent")
+
+
+def current_trace_id() -> str | None:
+    """The trace id of the current span in hex, or None."""
+    context = trace.get_current_span().get_span_context()
+    return trace.format_trace_id(context.trace_id) if context.is_valid else None
+
+
+@contextlib.contextmanager
+def tracing(service: str, *, endpoint: str | None, sample_ratio: float) -> Iterator[None]:
+    """Install the process's tracer; at the end what was recorded is sent.
+
+    Where a provider was installed before (tests do, to look at the spans), it stays.
+    """
+    if isinstance(trace.get_tracer_provider(), TracerProvider):
+        yield
+        return
+    provider = TracerProvider(
+        resource=Resource.create({"service.name": service}),
+        sampler=ParentBased(TraceIdRatioBased(sample_ratio)),
+        shutdown_on_exit=False,
+    )
+    if endpoint:
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+
+        provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(f"{endpoint.rstrip('/')}/v1/traces")))
+    trace.set_tracer_provider(provider)
+    try:
+        yield
+    finally:
+        provider.shutdown()
+
+
+class JsonLines(logging.Formatter):
+    """One JSON object a line: ``time``, ``level``, ``service``, ``message``, the ids, and what was given as extra."""
+
+    def __init__(self, service: str) -> None:
+        super().__init__()
+        self._service = service
+
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, Any] = {
+            "time": format_time(datetime.fromtimestamp(record.created, UTC)),
+            "level": record.levelname,
+            "service": _service.get() or self._service,
+            "message": record.getMessage(),
+            "logger": record.name,
+        }
+        if request := request_id.get():
+            line["requestId"] = request
+        if trace_id := current_trace_id():
+            line["traceId"] = trace_id
+        line.update({name: value for name, value in vars(record).items() if name not in _STANDARD_FIELDS})
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line, default=str, ensure_ascii=False)
+
+
+def configure_logging(service: str, level: str) -> None:
+    """Send all logs to stdout as JSON lines. Libraries speak from WARNING on."""
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(JsonLines(service))
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level)
+    for library in ("aiokafka", "uvicorn", "uvicorn.error", "uvicorn.access", "websockets", "asyncio"):
+        logging.getLogger(library).setLevel(max(logging.WARNING, root.level))
+    logging.getLogger("aiokafka.consumer.group_coordinator").setLevel(logging.ERROR)

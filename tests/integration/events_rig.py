@@ -1,0 +1,102 @@
+"""What tests of the Kafka mechanisms share: a fresh database and fresh topics on the run's servers."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from uuid import uuid4
+
+from aiokafka import TopicPartition
+from aiokafka.structs import ConsumerRecord
+from prometheus_client import CollectorRegistry
+
+from deploy.local.stack import LocalStack
+from weelo_common.events import OrderFullyFilled
+from weelo_common.events.topics import ORDERS_EVENTS, Topic
+from weelo_common.kafka import KafkaClients
+from weelo_common.migrate import migrate
+from weelo_common.postgres import Database
+from weelo_common.settings import ServiceSettings
+from weelo_common.topics import create_topics
+
+PATIENCE_S = 20.0
+
+
+@dataclass
+class EventsRig:
+    """A database with the common tables, clients for topics of its own, and a registry."""
+
+    settings: ServiceSettings
+    database: Database
+    kafka: KafkaClients
+    registry: CollectorRegistry
+
+    async def records(self, topic: Topic, count: int) -> list[ConsumerRecord]:
+        """All records of a topic, partition by partition, once there are ``count`` of them."""
+        consumer = self.kafka.consumer(group=None)
+        await self.kafka.start_consumer(consumer)
+        try:
+            name = self.kafka.topic_name(topic)
+            partitions = [TopicPartition(name, number) for number in range(topic.partitions)]
+            consumer.assign(partitions)
+            await consumer.seek_to_beginning(*partitions)
+            found: list[ConsumerRecord] = []
+            async with asyncio.timeout(PATIENCE_S):
+                while len(found) < count:
+                    for batch in (await consumer.getmany(timeout_ms=100)).values():
+                        found.extend(batch)
+            return found
+        finally:
+            await self.kafka.stop_consumer(consumer)
+
+
+@contextlib.asynccontextmanager
+async def events_rig(stack: LocalStack) -> AsyncIterator[EventsRig]:
+    """A rig that lasts for one test."""
+    prefix = f"t{uuid4().hex[:8]}_"
+    dsns = await asyncio.to_thread(stack.provision, prefix)
+    settings = ServiceSettings.model_validate(
+        {
+            "postgres_dsn": dsns["order-api"],
+            "kafka_bootstrap_servers": stack.servers.kafka_bootstrap,
+            "kafka_topic_prefix": prefix.replace("_", "."),
+            "kafka_replication_factor": 1,
+            "kafka_session_timeout_s": 6,
+            "http_port": 0,
+        }
+    )
+    kafka = KafkaClients(settings, client_id="test")
+    await create_topics(kafka, replication_factor=1)
+    async with Database.open(settings, application_name="test") as database:
+        async with database.connection() as connection:
+            await migrate(connection, ["weelo_common"])
+        yield EventsRig(settings, database, kafka, CollectorRegistry())
+
+
+async def until(condition: Callable[[], bool], what: str) -> None:
+    """Wait until a condition of this process holds; fails with ``what`` after a while."""
+    deadline = asyncio.get_running_loop().time() + PATIENCE_S
+    while not condition():
+        if asyncio.get_running_loop().time() > deadline:
+            raise AssertionError(f"never came: {what}")
+        await asyncio.sleep(0.01)
+
+
+def filled(order_id: str, version: int) -> OrderFullyFilled:
+    """A small event of an order."""
+    return OrderFullyFilled(
+        order_id=order_id,
+        order_version=version,
+        customer_id="c-1",
+        status="fully_filled",
+        searching=False,
+        trucks_filled=1,
+        total_trucks=1,
+        occurred_at=datetime.now(UTC),
+    )
+
+
+__all__ = ["ORDERS_EVENTS", "EventsRig", "events_rig", "filled", "until"]

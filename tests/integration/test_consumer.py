@@ -1,0 +1,232 @@
+"""The consumer loop on a real Kafka and a real PostgreSQL: once in effect, in order, whatever goes wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+import pytest
+from aiokafka import AIOKafkaProducer
+from prometheus_client import CollectorRegistry
+
+from deploy.local.stack import LocalStack
+from tests.integration.events_rig import ORDERS_EVENTS, EventsRig, events_rig, filled, until
+from weelo_common import parking
+from weelo_common.consumer import Consumer, ConsumerMetrics
+from weelo_common.delivery import Delivery, Outcome, PoisonMessage, RetryLater
+from weelo_common.events import OrderFullyFilled, encode, seal
+from weelo_common.parking import Record
+from weelo_common.postgres import Connection, DatabaseUnavailable
+
+GROUP = "dispatcher"
+NOTE = "INSERT INTO effect (order_id, version) VALUES ($1, $2)"
+
+
+@pytest.fixture
+async def rig(stack: LocalStack) -> AsyncIterator[EventsRig]:
+    async with events_rig(stack) as made:
+        async with made.database.connection() as connection:
+            await connection.execute(
+                "CREATE TABLE effect (id bigint GENERATED ALWAYS AS IDENTITY, order_id text, version integer)"
+            )
+        yield made
+
+
+@pytest.fixture
+async def producer(rig: EventsRig) -> AsyncIterator[AIOKafkaProducer]:
+    made = await rig.kafka.start_producer()
+    yield made
+    await rig.kafka.stop_producer(made)
+
+
+@dataclass
+class Member:
+    """One member of the group, with what its handler is told to do."""
+
+    rig: EventsRig
+    trouble: Callable[[OrderFullyFilled], Exception | None] = lambda event: None
+    registry: CollectorRegistry = field(default_factory=CollectorRegistry)
+    committed: list[tuple[str, int]] = field(default_factory=list)
+
+    async def handle(self, connection: Connection, delivery: Delivery[OrderFullyFilled]) -> Outcome:
+        event = delivery.event
+        await connection.execute(NOTE, event.order_id, event.order_version)
+        if error := self.trouble(event):
+            raise error
+        delivery.after_commit(lambda: self.committed.append((event.order_id, event.order_version)))
+        return Outcome.APPLIED
+
+    def consumer(self) -> Consumer:
+        return Consumer(
+            group=GROUP,
+            handlers={OrderFullyFilled: self.handle},
+            database=self.rig.database,
+            kafka=self.rig.kafka,
+            settings=self.rig.settings,
+            metrics=ConsumerMetrics(self.registry),
+        )
+
+    def count(self, outcome: str) -> int:
+        return int(
+            self.registry.get_sample_value(f"weelo_consumer_{outcome}_total", {"consumer": GROUP}) or 0
+        )
+
+    def adds_up(self) -> bool:
+        parts = ("applied", "duplicate", "ignored", "parked", "dead")
+        return self.count("consumed") == sum(self.count(part) for part in parts)
+
+
+@contextlib.asynccontextmanager
+async def consuming(*members: Member) -> AsyncIterator[list[Consumer]]:
+    stop = asyncio.Event()
+    consumers = [member.consumer() for member in members]
+    tasks = [asyncio.create_task(consumer.run(stop)) for consumer in consumers]
+    try:
+        yield consumers
+    finally:
+        stop.set()
+        await asyncio.gather(*tasks)
+
+
+async def send(
+    rig: EventsRig, producer: AIOKafkaProducer, order_id: str, version: int, event_id: str | None = None
+) -> None:
+    envelope = seal(filled(order_id, version), source="order-api", time=datetime.now(UTC), event_id=event_id)
+    headers, value = encode(envelope)
+    await producer.send_and_wait(
+        rig.kafka.topic_name(ORDERS_EVENTS), value, key=order_id.encode(), headers=headers
+    )
+
+
+async def effects(rig: EventsRig) -> list[tuple[str, int]]:
+    async with rig.database.connection() as connection:
+        rows = await connection.fetch("SELECT order_id, version FROM effect ORDER BY id")
+    return [(row["order_id"], row["version"]) for row in rows]
+
+
+async def test_an_event_that_comes_twice_has_one_effect(rig: EventsRig, producer: AIOKafkaProducer) -> None:
+    await send(rig, producer, "o1", 1, "e1")
+    await send(rig, producer, "o1", 1, "e1")
+    member = Member(rig)
+    async with consuming(member):
+        await until(lambda: member.count("consumed") == 2, "both")
+    assert await effects(rig) == [("o1", 1)]
+    assert (member.count("applied"), member.count("duplicate")) == (1, 1)
+    assert member.committed == [("o1", 1)]
+
+
+async def test_offsets_are_kept_so_the_next_member_of_the_group_goes_on(
+    rig: EventsRig, producer: AIOKafkaProducer
+) -> None:
+    await send(rig, producer, "o1", 1)
+    first = Member(rig)
+    async with consuming(first):
+        await until(lambda: first.count("consumed") == 1, "the first event")
+    await send(rig, producer, "o1", 2)
+    second = Member(rig)
+    async with consuming(second):
+        await until(lambda: second.count("consumed") == 1, "the second event")
+    assert await effects(rig) == [("o1", 1), ("o1", 2)]
+    assert second.count("duplicate") == 0
+
+
+async def test_two_members_share_the_work_through_a_rebalance_and_double_nothing(
+    rig: EventsRig, producer: AIOKafkaProducer
+) -> None:
+    first, second = Member(rig), Member(rig)
+    wanted = [(f"o{number}", version) for version in range(1, 6) for number in range(12)]
+    async with consuming(first):
+        for order_id, version in wanted[:30]:
+            await send(rig, producer, order_id, version)
+        async with consuming(second):
+            for order_id, version in wanted[30:]:
+                await send(rig, producer, order_id, version)
+            await until(
+                lambda: first.count("applied") + second.count("applied") == len(wanted), "every event"
+            )
+    found = await effects(rig)
+    assert sorted(found) == sorted(wanted)
+    for number in range(12):
+        assert [v for o, v in found if o == f"o{number}"] == [1, 2, 3, 4, 5]
+    assert first.adds_up()
+    assert second.adds_up()
+
+
+async def test_poison_is_dead_lettered_with_where_and_why_and_the_partition_goes_on(
+    rig: EventsRig, producer: AIOKafkaProducer
+) -> None:
+    topic = rig.kafka.topic_name(ORDERS_EVENTS)
+    await producer.send_and_wait(topic, b"{", key=b"o1", headers=[("ce_id", b"x")])
+    await send(rig, producer, "o1", 1)
+    await send(rig, producer, "o1", 2)
+    member = Member(rig, trouble=lambda e: PoisonMessage("not today") if e.order_version == 1 else None)
+    async with consuming(member):
+        await until(lambda: member.count("consumed") == 3, "all three")
+    assert await effects(rig) == [("o1", 2)]
+    assert member.count("dead") == 2
+    dead = await rig.records(ORDERS_EVENTS.dlq(GROUP), 2)
+    headers = [dict(record.headers) for record in dead]
+    assert [h["dlq-reason"] for h in headers] == [b"the header ce_type is missing", b"not today"]
+    assert headers[0]["dlq-topic"] == b"orders.events.v1"
+    assert dead[0].value == b"{"
+
+
+async def test_unknown_events_are_ignored(rig: EventsRig, producer: AIOKafkaProducer) -> None:
+    envelope = seal(filled("o1", 1), source="order-api", time=datetime.now(UTC))
+    headers, value = encode(envelope)
+    strange = [(n, b"weelo.order.teleported.v1" if n == "ce_type" else v) for n, v in headers]
+    await producer.send_and_wait(rig.kafka.topic_name(ORDERS_EVENTS), value, key=b"o1", headers=strange)
+    member = Member(rig)
+    async with consuming(member):
+        await until(lambda: member.count("ignored") == 1, "the strange event")
+    assert member.adds_up()
+
+
+async def test_a_failing_key_is_parked_the_others_flow_and_a_replay_applies_it_in_order(
+    rig: EventsRig, producer: AIOKafkaProducer
+) -> None:
+    await send(rig, producer, "bad", 1)
+    await send(rig, producer, "bad", 2)
+    await send(rig, producer, "good", 1)
+    member = Member(rig, trouble=lambda e: KeyError("a defect") if e.order_id == "bad" else None)
+    async with consuming(member):
+        await until(lambda: member.count("consumed") == 3, "all three")
+    assert await effects(rig) == [("good", 1)]
+    assert (member.count("parked"), member.count("applied")) == (2, 1)
+
+    async def mended(connection: Connection, envelope: object, record: Record) -> None:
+        event = getattr(envelope, "event", None)
+        assert isinstance(event, OrderFullyFilled)
+        await connection.execute(NOTE, event.order_id, event.order_version)
+
+    topics = {ORDERS_EVENTS.name: ORDERS_EVENTS}
+    assert await parking.replay(rig.database, GROUP, "bad", topics, mended) == 2
+    assert (await effects(rig))[1:] == [("bad", 1), ("bad", 2)]
+    await send(rig, producer, "bad", 3)
+    well = Member(rig)
+    async with consuming(well):
+        await until(lambda: well.count("applied") == 1, "the event after the replay")
+
+
+async def test_trouble_of_the_infrastructure_is_waited_out_and_nothing_is_parked(
+    rig: EventsRig, producer: AIOKafkaProducer
+) -> None:
+    await send(rig, producer, "o1", 1)
+    left = [DatabaseUnavailable("gone"), RetryLater(0.05, "too early"), ConnectionResetError("gone")] * 2
+    member = Member(rig, trouble=lambda event: left.pop() if left else None)
+    async with consuming(member):
+        await until(lambda: member.count("applied") == 1, "the event")
+    assert await effects(rig) == [("o1", 1)]
+    assert member.count("consumed") == 1
+
+
+async def test_a_member_says_it_is_ready_once_it_is_in_its_group_and_the_broker_answers(
+    rig: EventsRig,
+) -> None:
+    member = Member(rig)
+    async with consuming(member) as (consumer,):
+        assert consumer.trouble() is not None
+        await until(lambda: consumer.trouble() is None, "readiness")
