@@ -32,7 +32,7 @@ lock: ## pin all dependencies anew, with hashes (needs uv)
 		--no-emit-package weelo-common libs/common/pyproject.toml services/*/pyproject.toml requirements-dev.in -o requirements.lock
 
 demo: setup ## run a whole evening in Delhi on the local stack, and check the ledger
-	@ORDER_LIFETIME_S=$${ORDER_LIFETIME_S:-20} WEELO_RUN_DIR=$${WEELO_RUN_DIR:-.run/demo} \
+	@ORDER_LIFETIME_S=$${ORDER_LIFETIME_S:-20} WEELO_RUN_DIR=$${WEELO_RUN_DIR:-.run/demo} WEELO_PORT_BASE=$${WEELO_PORT_BASE:-free} \
 		$(BIN)/python -m deploy.local run -- $(CURDIR)/$(BIN)/python -m tools.demo
 
 up: setup ## start the local stack and leave it running
@@ -45,12 +45,14 @@ token: setup ## print a token for the local stack: make token ROLE=customer ID=c
 	@$(BIN)/python -m tools.token $(ROLE) $(ID)
 
 test: setup ## run all tests but the long ones, on real servers of their own
+	@$(BIN)/python -m deploy.local fetch
 	$(BIN)/pytest -m "not faults"
 
 test-unit: setup ## run the tests that need no servers
 	$(BIN)/pytest libs services
 
 test-faults: setup ## run the long tests that kill, freeze and cut things off
+	@$(BIN)/python -m deploy.local fetch
 	$(BIN)/pytest -m faults
 
 lint: setup ## ruff (lint and format) and the direction of imports

@@ -153,7 +153,8 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has
     async def _session(self, stop: asyncio.Event) -> None:
         consumer = self._kafka.consumer(group=self._group)
         consumer.subscribe(list(self._topics), listener=self)
-        await self._kafka.start_consumer(consumer)
+        if not await self._started(consumer, stop):
+            return
         try:
             while not stop.is_set():
                 batches = await consumer.getmany(timeout_ms=POLL_MS)
@@ -168,6 +169,22 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has
             await self._commit(consumer)
         finally:
             await asyncio.shield(self._abandon(consumer))
+
+    async def _started(self, consumer: AIOKafkaConsumer, stop: asyncio.Event) -> bool:
+        """Connect, unless the stop comes first: brokers that are away must not hold up a shutdown."""
+        starting = asyncio.create_task(self._kafka.start_consumer(consumer))
+        stopping = asyncio.create_task(stop.wait())
+        try:
+            await asyncio.wait([starting, stopping], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            stopping.cancel()
+            if not starting.done():
+                starting.cancel()
+                await asyncio.wait([starting])
+        if starting.cancelled():
+            return False
+        await starting
+        return True
 
     def _worker(self, tp: TopicPartition) -> PartitionWorker:
         worker = self._workers.get(tp)

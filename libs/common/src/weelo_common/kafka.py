@@ -42,6 +42,11 @@ class KafkaClients:
         """How long one talk with a broker may take."""
         return self._settings.kafka_request_deadline_s
 
+    @property
+    def join_deadline_s(self) -> float:
+        """How long joining a group may take: the broker holds the answer until a dead member's session has ended."""
+        return self._settings.kafka_session_timeout_s + self._settings.kafka_request_deadline_s
+
     def topic_name(self, topic: Topic) -> str:
         """The topic's name on these brokers."""
         return f"{self._settings.kafka_topic_prefix}{topic.name}"
@@ -104,7 +109,7 @@ class KafkaClients:
         settings = self._settings
         session_ms = int(settings.kafka_session_timeout_s * 1000)
         return AIOKafkaConsumer(
-            **self._connection(),
+            **self._connection(request_deadline_s=self.join_deadline_s),
             group_id=None if group is None else self.group_name(group),
             enable_auto_commit=False,  # the default commits what was fetched, handled or not
             auto_offset_reset="earliest",  # the default skips what was there before the group
@@ -114,7 +119,7 @@ class KafkaClients:
             rebalance_timeout_ms=session_ms,
             max_poll_interval_ms=300_000,
             max_poll_records=settings.kafka_max_poll_records,
-            fetch_max_wait_ms=250,
+            fetch_max_wait_ms=settings.kafka_fetch_max_wait_ms,
         )
 
     async def start_consumer(self, consumer: AIOKafkaConsumer) -> None:
@@ -124,10 +129,13 @@ class KafkaClients:
             KafkaUnavailable: no broker answered within the deadline; the consumer is closed.
         """
         try:
-            await asyncio.wait_for(consumer.start(), self.deadline_s)
+            await asyncio.wait_for(consumer.start(), self.join_deadline_s)
         except (KafkaError, OSError, TimeoutError) as error:
             await self.stop_consumer(consumer)
             raise KafkaUnavailable(f"{type(error).__name__}: {error}") from error
+        except asyncio.CancelledError:
+            await asyncio.shield(self.stop_consumer(consumer))
+            raise
 
     async def stop_consumer(self, consumer: AIOKafkaConsumer) -> None:
         """Leave the group and close; gives up at the deadline."""
@@ -156,12 +164,13 @@ class KafkaClients:
             with contextlib.suppress(KafkaError, OSError, TimeoutError):  # nothing of ours hangs on it
                 await asyncio.wait_for(client.close(), self.deadline_s)
 
-    def _connection(self) -> dict[str, Any]:
+    def _connection(self, request_deadline_s: float | None = None) -> dict[str, Any]:
         settings = self._settings
+        deadline_s = request_deadline_s or self.deadline_s
         options: dict[str, Any] = {
             "bootstrap_servers": settings.kafka_bootstrap_servers,
             "client_id": self._client_id,
-            "request_timeout_ms": int(settings.kafka_request_deadline_s * 1000),
+            "request_timeout_ms": int(deadline_s * 1000),
             "metadata_max_age_ms": METADATA_MAX_AGE_MS,
             "security_protocol": settings.kafka_security_protocol,
         }

@@ -56,6 +56,8 @@ class KafkaSettings(BaseSettings):
     kafka_request_deadline_s: Seconds = 5.0
     kafka_session_timeout_s: Annotated[float, Field(ge=6, le=300)] = 10.0
     """A consumer that died is replaced after this."""
+    kafka_fetch_max_wait_ms: Annotated[int, Field(ge=1, le=5000)] = 250
+    """How long a broker may hold a fetch that has nothing yet; one that has something answers at once."""
     kafka_max_poll_records: Annotated[int, Field(ge=1, le=10_000)] = 500
     kafka_partition_queue_records: Annotated[int, Field(ge=1, le=100_000)] = 1000
     """A partition whose queue holds more is paused until it is half empty."""

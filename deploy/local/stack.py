@@ -1,0 +1,398 @@
+"""The whole stack as one object: servers, databases, keys, jobs, services; started and stopped in order.
+
+Used by the commands of `python -m deploy.local`, by the tests and by the benchmarks. Everything it starts ends
+with it, and everything it writes lies in its run folder (and PostgreSQL's data in the temporary folder where
+the run folder is out of an unprivileged user's reach).
+"""
+
+import os
+import secrets
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, Protocol, Self
+
+from deploy.local import provision as databases
+from deploy.local.docker_servers import DockerServers
+from deploy.local.errors import StackError
+from deploy.local.kafka_apache import LocalApacheKafka, pinned_version, why_not
+from deploy.local.kafka_tansu import TANSU, LocalTansu
+from deploy.local.keys import StackKeys, ensure_keys
+from deploy.local.ports import OFFSETS, check_free, free_block
+from deploy.local.postgres import LocalPostgres
+from deploy.local.processes import Child, Command, Nursery, run_to_end
+from deploy.local.redis_server import LocalRedis
+from deploy.local.run_folder import RunFolder
+from deploy.local.servers import Servers, kafka_answers, postgres_name, redis_name
+from deploy.local.services import (
+    MODULES,
+    TANSU_DEFAULTS,
+    ServiceProcess,
+    choose_ports,
+    own_env,
+    passed_through,
+)
+from deploy.local.settings import KafkaKind, read_settings
+
+JOB_TIMEOUT_S = 120.0  # a migration of empty tables takes a second
+SERVER_NAMES = ("postgres", "redis", "kafka")
+
+
+class LocalServer(Protocol):
+    """How a server is started: what each of the modules beside this one offers."""
+
+    def prepare(self) -> Child: ...
+    def wait_ready(self, child: Child) -> str: ...
+    def clean(self) -> None: ...
+
+
+def say_on_stderr(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+class LocalStack:
+    """One stack in one run folder. For one thread at a time; `stop()` may always be called, also twice.
+
+    `port_base` None: a free block of ports is looked for. `kafka` None: what the environment says, else Apache
+    Kafka where the machine can run it, else Tansu. `env` is the caller's environment; README.md lists the names.
+    """
+
+    def __init__(
+        self,
+        run_dir: Path,
+        port_base: int | None,
+        kafka: KafkaKind | None = None,
+        *,
+        env: Mapping[str, str] | None = None,
+        say: Callable[[str], None] = say_on_stderr,
+    ) -> None:
+        self._env = dict(os.environ if env is None else env)
+        settings = read_settings(self._env)
+        self.settings = replace(
+            settings, run_dir=run_dir.resolve(), port_base=port_base, kafka=kafka or settings.kafka
+        )
+        self.folder = RunFolder(self.settings.run_dir)
+        self._say = say
+        self._nursery = Nursery()
+        self._passwords = databases.new_passwords()
+        self._base = 0
+        self._servers: Servers | None = None
+        self._docker: DockerServers | None = None
+        self._local: dict[str, LocalServer] = {}
+        self._children: dict[str, Child] = {}
+        self._services: list[ServiceProcess] = []
+        self._dsns: dict[str, str] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    @property
+    def run_dir(self) -> Path:
+        return self.settings.run_dir
+
+    @property
+    def servers(self) -> Servers:
+        """Raises StackError before `start_servers()`."""
+        if self._servers is None:
+            raise StackError("the servers are not started")
+        return self._servers
+
+    @property
+    def keys(self) -> StackKeys:
+        """The stack's keys, made at the first call."""
+        return ensure_keys(self.run_dir / "keys")
+
+    @property
+    def services(self) -> Sequence[ServiceProcess]:
+        """Every replica that was started, running or not."""
+        return tuple(self._services)
+
+    # ---- servers
+
+    def start_servers(self) -> Servers:
+        """Start the three servers side by side, or take those that are given; returns when all answer.
+
+        Raises StackError: a taken port, a missing program, a server that does not start. Nothing is left then.
+        """
+        self.folder.acquire()
+        try:
+            self._base = self._choose_base()
+            return self._start_servers()
+        except BaseException:
+            self.stop()
+            raise
+
+    def server(self, name: str) -> Child:
+        """The process of `postgres`, `redis` or `kafka`, to kill, freeze or start again. Raises StackError for
+        a server that is given or runs in a container."""
+        if name not in self._children:
+            raise StackError(f"{name} is no child of this stack")
+        return self._children[name]
+
+    def wait_server(self, name: str) -> None:
+        """Wait until a server that was started again answers."""
+        self._local[name].wait_ready(self.server(name))
+
+    def kafka_line(self) -> str:
+        """One line that says which broker runs and what that means."""
+        name = self.servers.kafka_name
+        if name.startswith(TANSU):
+            return (
+                f"Kafka: {name}: memory only, all events are gone when it stops, no idempotent producer; "
+                "good for the demo, the tests want Apache Kafka"
+            )
+        if self.settings.given_kafka:
+            return f"Kafka: the broker that KAFKA_BOOTSTRAP_SERVERS names ({self.servers.kafka_bootstrap})"
+        return f"Kafka: {name}: one real broker on this machine; its topics are gone when it stops"
+
+    # ---- databases, jobs, services
+
+    def provision(self, prefix: str = "") -> dict[str, str]:
+        """Make the databases and roles, each name with `prefix` before it. Returns a DSN for each service, and
+        `ledger`: the read-only role's DSN of order-api's database (`ledger_dsns()` has all four)."""
+        databases.provision(self.servers.postgres_admin_dsn, self._passwords, prefix)
+        dsns = databases.service_dsns(self.servers.postgres_admin_dsn, self._passwords, prefix)
+        if not prefix:
+            self._dsns = dict(dsns)
+        return dsns | {databases.LEDGER: self.ledger_dsns(prefix)["order-api"]}
+
+    def remove(self, prefix: str) -> None:
+        """Drop what `provision(prefix)` made."""
+        databases.remove(self.servers.postgres_admin_dsn, prefix)
+
+    def ledger_dsns(self, prefix: str = "") -> dict[str, str]:
+        """The read-only role's DSN of each service's database, by the service's name."""
+        return databases.ledger_dsns(self.servers.postgres_admin_dsn, self._passwords, prefix)
+
+    def service_env(self, name: str) -> dict[str, str]:
+        """The full environment of a service apart from its ports. `provision()` must have run."""
+        if name not in self._dsns:
+            raise StackError(f"no database for {name!r} yet: call provision() first")
+        defaults = TANSU_DEFAULTS if self.servers.kafka_name.startswith(TANSU) else {}
+        return defaults | passed_through(self._env) | own_env(name, self._dsns[name], self.servers, self.keys)
+
+    def run_job(self, argv: Sequence[str], env: Mapping[str, str], name: str = "job") -> str:
+        """Run `python ARGV` to its end; returns what it printed. Raises StackError where it fails."""
+        command = Command(
+            name=name,
+            argv=(sys.executable, *argv),
+            log_path=self.run_dir / "jobs.log",
+            env=env,
+            cwd=self.run_dir,
+        )
+        return run_to_end(command, JOB_TIMEOUT_S)
+
+    def migrate(
+        self, names: Sequence[str] = databases.SERVICES, env: Mapping[str, str] | None = None
+    ) -> None:
+        """Bring each service's tables to the newest version, side by side. `env` overrides settings."""
+
+        def one(name: str) -> None:
+            self.run_job(
+                ("-m", MODULES[name], "migrate"), self.service_env(name) | dict(env or {}), f"{name} migrate"
+            )
+
+        with ThreadPoolExecutor(max_workers=len(names)) as pool:
+            list(pool.map(one, names))
+
+    def create_topics(self, env: Mapping[str, str] | None = None) -> None:
+        """Run the one job that creates topics. `env` overrides settings (KAFKA_TOPIC_PREFIX)."""
+        job_env = passed_through(self._env) | {
+            "KAFKA_BOOTSTRAP_SERVERS": self.servers.kafka_bootstrap,
+            "KAFKA_PRODUCER_IDEMPOTENCE": "true" if self.servers.kafka_idempotence else "false",
+            "KAFKA_REPLICATION_FACTOR": self._env.get("KAFKA_REPLICATION_FACTOR", "1"),
+        }
+        self.run_job(("-m", "weelo_common.topics"), job_env | dict(env or {}), "topics")
+
+    def start_service(self, name: str, env: Mapping[str, str] | None = None) -> ServiceProcess:
+        """Start one more replica of a service, without waiting for it. `env` overrides settings."""
+        index = sum(process.service == name for process in self._services)
+        taken = frozenset(
+            port for process in self._services for port in (process.ports.http, process.ports.ws) if port
+        )
+        full_env = self.service_env(name) | dict(env or {})
+        ports = choose_ports(self._base, name, index, taken)
+        process = ServiceProcess(self._nursery, name, index, ports, full_env, self.run_dir)
+        self._services.append(process)
+        process.start()
+        return process
+
+    def start_all(self) -> None:
+        """From nothing to four services that are ready."""
+        self.start_servers()
+        try:
+            check_free(
+                self._base, [name for name in OFFSETS if name not in (*SERVER_NAMES, "kafka-controller")]
+            )
+            self.provision()
+            with ThreadPoolExecutor(max_workers=1) as pool:
+                topics = pool.submit(self.create_topics)
+                self.migrate()
+                topics.result()
+            for process in [self.start_service(name) for name in databases.SERVICES]:
+                process.wait_ready()
+        except BaseException:
+            self.stop()
+            raise
+
+    # ---- what others need to know
+
+    def command_env(self) -> dict[str, str]:
+        """What a command that works with the stack gets: addresses, keys, the ledger's DSNs."""
+        env = {
+            "KAFKA_BOOTSTRAP_SERVERS": self.servers.kafka_bootstrap,
+            "KAFKA_PRODUCER_IDEMPOTENCE": "true" if self.servers.kafka_idempotence else "false",
+            "REDIS_URL": self.servers.redis_url,
+            "WEELO_KEYS_DIR": str(self.keys.folder),
+            "WEELO_STACK_FILE": str(self.folder.stack_file),
+        }
+        if self._dsns:
+            for name, dsn in self.ledger_dsns().items():
+                env[f"POSTGRES_LEDGER_DSN_{name.replace('-', '_').upper()}"] = dsn
+        for process in self._services:
+            if process.name == process.service:
+                env[f"WEELO_{process.service.replace('-', '_').upper()}_URL"] = process.base_url
+            if process.name == "notifier":
+                env["WEELO_WS_URL"] = process.ws_url
+        return env
+
+    def record(self) -> None:
+        """Write stack.json: what runs, where, and as which process."""
+        record: dict[str, Any] = {
+            "state": "up",
+            "supervisor_pid": os.getpid(),
+            "port_base": self._base,
+            "servers": asdict(self.servers),
+            "kafka_line": self.kafka_line(),
+            "env": self.command_env(),
+            "pids": {child.name: child.pid for child in (*self._children.values(), *self._services)},
+        }
+        self.folder.write_record(record)
+
+    def dead(self) -> list[Child]:
+        """Children that ended though nobody asked them to."""
+        return [child for child in (*self._children.values(), *self._services) if child.died]
+
+    def stop(self) -> None:
+        """End everything that was started, services first, and wait for it; remove the servers' data."""
+        for group in (list(reversed(self._services)), list(reversed(self._children.values()))):
+            for child in group:
+                child.thaw()
+                child.terminate()  # all at once: they drain side by side
+            for child in group:
+                child.stop()
+        if self._docker is not None:
+            self._docker.stop()
+            self._docker = None
+        for server in self._local.values():
+            server.clean()
+        self._services.clear()
+        self._children.clear()
+        self._local.clear()
+        self._servers = None
+        self.folder.release()
+
+    # ---- the inside of start_servers
+
+    def _choose_base(self) -> int:
+        given = {
+            "postgres": self.settings.given_postgres,
+            "redis": self.settings.given_redis,
+            "kafka": self.settings.given_kafka,
+            "kafka-controller": self.settings.given_kafka,
+        }
+        if self.settings.port_base is None:
+            return free_block()
+        if not self.settings.docker:
+            check_free(self.settings.port_base, [name for name, server in given.items() if not server])
+        return self.settings.port_base
+
+    def _start_servers(self) -> Servers:
+        settings = self.settings
+        if settings.docker:
+            self._docker = DockerServers(self._port("kafka"), secrets.token_hex(16), self._say)
+            self._servers = self._docker.start()
+            return self._servers
+        kafka = None if settings.given_kafka else self._make_kafka()
+        if kafka is not None:
+            self._local["kafka"] = kafka
+            if isinstance(kafka, LocalApacheKafka):
+                kafka.fetch()  # before the threads: a Ctrl-C must end a slow download
+        postgres = None
+        if not settings.given_postgres:
+            postgres = LocalPostgres(
+                self.run_dir, self._port("postgres"), self._nursery, self._env, settings.postgres_fsync
+            )
+            self._local["postgres"] = postgres
+        redis = None
+        if not settings.given_redis:
+            redis = LocalRedis(self.run_dir, self._port("redis"), self._nursery, self._env)
+            self._local["redis"] = redis
+        with ThreadPoolExecutor(max_workers=len(SERVER_NAMES)) as pool:
+            starting = {
+                name: pool.submit(self._start_server, name, server) for name, server in self._local.items()
+            }
+            try:
+                names = {name: future.result() for name, future in starting.items()}
+            except BaseException:
+                for child in list(self._children.values()):
+                    child.kill()  # so that what still waits for an answer gives up
+                raise
+        self._servers = Servers(
+            kafka_bootstrap=settings.given_kafka or (kafka.bootstrap if kafka else ""),
+            postgres_admin_dsn=settings.given_postgres or (postgres.dsn if postgres else ""),
+            redis_url=settings.given_redis or (redis.url if redis else ""),
+            kafka_name=names.get("kafka") or self._given_kafka_name(),
+            postgres_name=names.get("postgres") or self._given_name("POSTGRES_DSN", postgres_name),
+            redis_name=names.get("redis") or self._given_name("REDIS_URL", redis_name),
+            kafka_idempotence=settings.given_kafka_idempotence if kafka is None else kafka.idempotence,
+        )
+        return self._servers
+
+    def _start_server(self, name: str, server: LocalServer) -> str:
+        child = server.prepare()
+        self._children[name] = child
+        child.start()
+        return server.wait_ready(child)
+
+    def _make_kafka(self) -> LocalApacheKafka | LocalTansu:
+        missing = None
+        if self.settings.kafka != "tansu":
+            missing = why_not(self._env, self.settings.cache_dir)
+        if self.settings.kafka == "tansu" or (missing and self.settings.kafka is None):
+            if missing:
+                self._say(f"no Apache Kafka here: {missing}; Tansu runs instead")
+            return LocalTansu(self.run_dir, self._port("kafka"), self._nursery, self._env)
+        if missing:
+            raise StackError(f"Apache Kafka {pinned_version()} cannot run: {missing}")
+        return LocalApacheKafka(
+            self.run_dir,
+            self.settings.cache_dir,
+            self._port("kafka"),
+            self._port("kafka-controller"),
+            self._nursery,
+            self._env,
+            self._say,
+        )
+
+    def _port(self, name: str) -> int:
+        return self._base + OFFSETS[name]
+
+    def _given_name(self, setting: str, ask: Callable[[str], str | None]) -> str:
+        name = ask(self._env[setting])
+        if name is None:
+            raise StackError(f"nothing answers where {setting} says")
+        return name
+
+    def _given_kafka_name(self) -> str:
+        bootstrap = self.settings.given_kafka or ""
+        # A broker behind SASL or TLS is asked by the services, which have the settings for it.
+        plain = self._env.get("KAFKA_SECURITY_PROTOCOL", "PLAINTEXT") == "PLAINTEXT"
+        if plain and not kafka_answers(bootstrap):
+            raise StackError("nothing answers where KAFKA_BOOTSTRAP_SERVERS says")
+        return f"Kafka at {bootstrap}"
