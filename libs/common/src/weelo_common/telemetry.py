@@ -78,9 +78,10 @@ def tracing(service: str, *, endpoint: str | None, sample_ratio: float) -> Itera
     if isinstance(trace.get_tracer_provider(), TracerProvider):
         yield
         return
+    # Without a place to send them, spans are not recorded; the ids travel and reach the logs all the same.
     provider = TracerProvider(
         resource=Resource.create({"service.name": service}),
-        sampler=ParentBased(TraceIdRatioBased(sample_ratio)),
+        sampler=ParentBased(TraceIdRatioBased(sample_ratio if endpoint else 0.0)),
         shutdown_on_exit=False,
     )
     if endpoint:

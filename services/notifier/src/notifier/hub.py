@@ -1,0 +1,135 @@
+"""Which sockets this process holds, by user; and the check that finds what no wake-up told.
+
+Wake-ups come from this process's own commits and, over Redis, from the other replicas. Either may be lost: the heads
+check compares every connected user's stream with what his sockets were told, so a loss costs seconds, never a frame.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Iterable, Sequence
+
+from notifier import store
+from notifier.metrics import Metrics
+from notifier.protocol import CloseCode
+from notifier.session import Session
+from notifier.store import Appended, StoredFrame, Stream
+from weelo_common.postgres import Database, DatabaseUnavailable
+
+log = logging.getLogger(__name__)
+
+HEADS_A_QUERY = 1_000  # users asked about in one statement
+MAX_CONCURRENT_READS = 6  # half the pool: a storm of resumes leaves connections for what is new
+
+
+class Hub:
+    """All sessions of the process."""
+
+    def __init__(self, database: Database, metrics: Metrics, *, most_per_user: int) -> None:
+        self._database = database
+        self._metrics = metrics
+        self._most_per_user = most_per_user
+        self._sessions: dict[str, list[Session]] = {}
+        self._reads = asyncio.Semaphore(MAX_CONCURRENT_READS)
+        self._check_now = asyncio.Event()
+
+    def enter(self, session: Session) -> None:
+        """Take in a session; beyond the limit its user's oldest one is closed with 4409."""
+        sessions = self._sessions.setdefault(session.user_id, [])
+        sessions.append(session)
+        self._metrics.sockets.inc()
+        self._metrics.users.set(len(self._sessions))
+        if len(sessions) > self._most_per_user:
+            self.leave(sessions[0], CloseCode.TOO_MANY_CONNECTIONS, "another connection took the place")
+
+    def leave(self, session: Session, code: CloseCode | None = None, reason: str = "") -> None:
+        """Let go of a session, closing it where a code is given; a second call does nothing."""
+        if code is not None:
+            session.close(code, reason)
+        sessions = self._sessions.get(session.user_id, [])
+        if session not in sessions:
+            return
+        sessions.remove(session)
+        if not sessions:
+            del self._sessions[session.user_id]
+        self._metrics.sockets.dec()
+        self._metrics.users.set(len(self._sessions))
+
+    def push(self, appended: Iterable[Appended]) -> None:
+        """Frames were committed, here or elsewhere: hand them to the sockets of their users."""
+        for one in appended:
+            for session in tuple(self._sessions.get(one.user_id, ())):
+                session.deliver(one)
+
+    def queued_bytes(self) -> int:
+        """What waits in the process for all sockets."""
+        return sum(session.socket.queued_bytes for session in self.sessions())
+
+    def sessions(self) -> list[Session]:
+        """All of them, in no order that matters."""
+        return [session for sessions in self._sessions.values() for session in sessions]
+
+    async def open_stream(self, user_id: str) -> Stream:
+        """A user's stream.
+
+        Raises:
+            DatabaseUnavailable: PostgreSQL is out of reach.
+        """
+        async with self._reads, self._database.connection() as connection:
+            return await store.open_stream(connection, user_id)
+
+    async def read(self, user_id: str, after: int, limit: int) -> list[StoredFrame]:
+        """Frames of a user's stream.
+
+        Raises:
+            DatabaseUnavailable: PostgreSQL is out of reach.
+        """
+        async with self._reads, self._database.connection() as connection:
+            return await store.read_stream(connection, user_id, after=after, limit=limit)
+
+    def check_soon(self) -> None:
+        """Wake-ups may have been lost: check the heads now rather than at the next turn."""
+        self._check_now.set()
+
+    async def run(self, stop: asyncio.Event, period_s: float) -> None:
+        """Check the heads every ``period_s`` seconds, and when told to."""
+        stopping = asyncio.create_task(stop.wait())
+        stopping.add_done_callback(lambda _: self._check_now.set())
+        while not stop.is_set():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._check_now.wait(), period_s)
+            self._check_now.clear()
+            if stop.is_set():
+                return
+            self._metrics.queued_bytes.set(self.queued_bytes())
+            try:
+                await self.check_heads()
+            except DatabaseUnavailable as error:
+                log.warning("Heads check waits", extra={"reason": str(error)})
+
+    async def check_heads(self) -> int:
+        """Compare all connected users' streams with what their sockets know; returns how many were behind.
+
+        Raises:
+            DatabaseUnavailable: PostgreSQL is out of reach.
+        """
+        users = list(self._sessions)
+        behind = 0
+        for start in range(0, len(users), HEADS_A_QUERY):
+            behind += self._compare(await self._streams(users[start : start + HEADS_A_QUERY]))
+        if behind:
+            self._metrics.found_late.inc(behind)
+        return behind
+
+    async def _streams(self, users: Sequence[str]) -> list[Stream]:
+        async with self._database.connection() as connection:
+            return await store.streams_of(connection, users)
+
+    def _compare(self, streams: Iterable[Stream]) -> int:
+        behind = 0
+        for stream in streams:
+            for session in tuple(self._sessions.get(stream.user_id, ())):
+                behind += session.head_is(epoch=stream.epoch, head=stream.head)
+        return behind

@@ -1,0 +1,102 @@
+"""The one place where the notifier is put together; nothing happens at import."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from notifier import consumers, http, retention
+from notifier.file_limit import raise_file_limit
+from notifier.handlers import Handlers
+from notifier.hub import Hub
+from notifier.metrics import Metrics
+from notifier.routing import Router
+from notifier.settings import Settings
+from notifier.socket_server import SocketServer, listen
+from notifier.store import Appended
+from weelo_common.auth import TokenVerifier
+from weelo_common.clock import SystemClock
+from weelo_common.consumer import Consumer, ConsumerMetrics
+from weelo_common.http import create_app
+from weelo_common.kafka import KafkaClients
+from weelo_common.lifecycle import Lifecycle, run
+from weelo_common.postgres import Database
+from weelo_common.redis_client import RedisClient
+from weelo_common.sweep import Sweep, SweepJob
+
+SERVICE = "notifier"
+
+
+async def build(settings: Settings, life: Lifecycle) -> None:
+    """Put the service together and start it."""
+    await assemble(settings, life)
+
+
+async def assemble(settings: Settings, life: Lifecycle) -> SocketServer:
+    """Put the service together, start it, and return the server of its sockets."""
+    verifier = TokenVerifier.from_settings(settings)
+    raise_file_limit(settings.ws_max_sockets)
+    listener = listen(settings.ws_host, settings.ws_port, send_buffer_bytes=settings.ws_send_buffer_bytes)
+    clock = SystemClock()
+    metrics = Metrics(life.registry)
+    kafka = KafkaClients(settings, client_id=SERVICE)
+    database = await life.enter(Database.open(settings, application_name=SERVICE))
+    redis = await life.enter(RedisClient.open(settings))
+    hub = Hub(database, metrics, most_per_user=settings.ws_max_per_user)
+    router = Router(
+        redis, metrics, namespace=settings.kafka_topic_prefix, push=hub.push, caught_up=hub.check_soon
+    )
+
+    def push(appended: Sequence[Appended]) -> None:
+        metrics.appended.inc(len(appended))
+        hub.push(appended)
+        router.publish(appended)
+
+    consumer = Consumer(
+        group=SERVICE,
+        handlers=consumers.handlers(Handlers(push)),
+        database=database,
+        kafka=kafka,
+        settings=settings,
+        metrics=ConsumerMetrics(life.registry),
+    )
+    sweep = Sweep(
+        SERVICE,
+        database,
+        [
+            SweepJob("agedFrames", retention.drop_aged_frames),
+            SweepJob("surplusFrames", retention.drop_surplus_frames),
+            SweepJob("oldFacts", retention.drop_old_facts),
+        ],
+        period_s=settings.sweep_period_s,
+    )
+    sockets = SocketServer(
+        listener, hub=hub, verifier=verifier, settings=settings, metrics=metrics, clock=clock
+    )
+
+    life.health.check("postgres", lambda: database.trouble)
+    life.health.check("kafka", consumer.trouble)
+    life.health.check("redis", lambda: router.trouble, gates_ready=False)
+
+    # The sockets are started last, so they go first: while they are asked to leave, HTTP still says "not ready" and
+    # what is consumed is still pushed.
+    life.spawn("postgres watch", database.watch)
+    life.spawn("sweep", sweep.run)
+    life.spawn("publisher", router.run_publisher)
+    life.spawn("consumer", consumer.run)
+    life.spawn("subscriber", router.run_subscriber)
+    life.spawn("heads check", lambda stop: hub.run(stop, settings.heads_check_s))
+    app = create_app(
+        SERVICE,
+        routers=[http.router(database)],
+        verifier=verifier,
+        health=life.health,
+        registry=life.registry,
+    )
+    life.serve_http(app, settings.http_host, settings.http_port)
+    life.spawn("sockets", sockets.run)
+    return sockets
+
+
+def main() -> None:
+    """``python -m notifier`` serves, ``python -m notifier migrate`` migrates."""
+    run(SERVICE, Settings, build, migrations=["weelo_common", "notifier"])

@@ -1,0 +1,213 @@
+"""The notifier's SQL: streams, facts about offers and orders, retention.
+
+Every append happens under two kinds of row locks, in this order: the order's row, then the users' streams in the
+order of their ids. Judging comes in the statement after the lock, because a statement sees what stood when it began.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from asyncpg import Record
+
+from notifier.domain import Notice
+from weelo_common.postgres import Connection
+
+# The update locks the row also where its WHERE keeps it as it is; a row comes back only for a newer version.
+LOCK_ORDER_AT_VERSION = """
+INSERT INTO orders (order_id, version, search_over) VALUES ($1, $2, $3)
+ON CONFLICT (order_id) DO UPDATE
+   SET version = excluded.version, search_over = orders.search_over OR excluded.search_over,
+       touched_at = clock_timestamp()
+ WHERE orders.version < excluded.version
+RETURNING version
+"""
+LOCK_ORDER = """
+INSERT INTO orders (order_id) VALUES ($1)
+ON CONFLICT (order_id) DO UPDATE SET touched_at = clock_timestamp()
+RETURNING search_over
+"""
+INSERT_ENDED_OFFERS = """
+INSERT INTO ended_offers (offer_id) SELECT DISTINCT unnest($1::text[]) ORDER BY 1 ON CONFLICT DO NOTHING
+"""
+INSERT_MISSING_STREAMS = """
+INSERT INTO streams (user_id)
+SELECT wanted.user_id FROM (SELECT DISTINCT unnest($1::text[]) COLLATE "C" AS user_id) AS wanted
+ WHERE NOT EXISTS (SELECT FROM streams WHERE streams.user_id = wanted.user_id)
+ ORDER BY wanted.user_id
+ON CONFLICT DO NOTHING
+"""
+LOCK_STREAMS = "SELECT user_id FROM streams WHERE user_id = ANY($1::text[]) ORDER BY user_id FOR UPDATE"
+# Offsets are given to what is left once repeats and dead offers are out, so none is wasted.
+APPEND = """
+WITH wanted AS (
+    SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::timestamptz[]) WITH ORDINALITY
+        AS w(user_id, event, body, offer_id, expires_at, place)
+), fresh AS (
+    SELECT w.*, row_number() OVER (PARTITION BY w.user_id ORDER BY w.place) AS step
+      FROM wanted AS w
+     WHERE NOT EXISTS (SELECT FROM notifications AS n
+                        WHERE n.user_id = w.user_id AND n.event_id = $6 AND n.event = w.event)
+       AND (w.offer_id IS NULL OR (w.expires_at > clock_timestamp()
+            AND NOT EXISTS (SELECT FROM ended_offers AS e WHERE e.offer_id = w.offer_id)))
+), raised AS (
+    UPDATE streams AS s SET head = s.head + f.frames, touched_at = clock_timestamp()
+      FROM (SELECT user_id, count(*) AS frames FROM fresh GROUP BY user_id) AS f
+     WHERE s.user_id = f.user_id
+    RETURNING s.user_id, s.epoch, s.head - f.frames AS before
+), added AS (
+    INSERT INTO notifications (user_id, stream_offset, event_id, event, body, order_id, offer_id, expires_at,
+                               event_time, traceparent)
+    SELECT f.user_id, r.before + f.step, $6, f.event, f.body::json, $7, f.offer_id, f.expires_at, $8, $9
+      FROM fresh AS f JOIN raised AS r USING (user_id)
+)
+SELECT f.user_id, r.epoch, r.before + f.step AS stream_offset, f.event, f.body, f.expires_at
+  FROM fresh AS f JOIN raised AS r USING (user_id) ORDER BY f.place
+"""
+SELECT_STREAM = "SELECT user_id, epoch, head, floor FROM streams WHERE user_id = $1"
+CREATE_STREAM = """
+INSERT INTO streams (user_id) VALUES ($1) ON CONFLICT (user_id) DO UPDATE SET user_id = excluded.user_id
+RETURNING user_id, epoch, head, floor
+"""
+SELECT_STREAMS = "SELECT user_id, epoch, head, floor FROM streams WHERE user_id = ANY($1::text[])"
+READ_STREAM = """
+SELECT n.stream_offset, n.event, n.body, n.event_time, n.traceparent, n.expires_at,
+       n.offer_id IS NOT NULL AND (
+           n.expires_at <= clock_timestamp()
+           OR EXISTS (SELECT FROM ended_offers AS e WHERE e.offer_id = n.offer_id)
+           OR EXISTS (SELECT FROM orders AS o WHERE o.order_id = n.order_id AND o.search_over)) AS dead
+  FROM notifications AS n
+ WHERE n.user_id = $1 AND n.stream_offset > $2
+ ORDER BY n.stream_offset LIMIT $3
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """A user's stream: the last offset given, and the one up to which frames are gone."""
+
+    user_id: str
+    epoch: str
+    head: int
+    floor: int
+
+
+@dataclass(frozen=True, slots=True)
+class StoredFrame:
+    """A frame of a stream. ``dead``: its offer has ended, so the offset is passed over."""
+
+    offset: int
+    event: str
+    body: str
+    event_time: datetime
+    traceparent: str | None
+    expires_at: datetime | None
+    dead: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Appended:
+    """A frame that a transaction has added to a user's stream, for the sockets that wait for it."""
+
+    user_id: str
+    epoch: str
+    frame: StoredFrame
+
+
+async def lock_order_at(connection: Connection, order_id: str, version: int, *, search_over: bool) -> bool:
+    """Lock an order's row and bring it to this version; False where a version as high is known already."""
+    return await connection.fetchval(LOCK_ORDER_AT_VERSION, order_id, version, search_over) is not None
+
+
+async def lock_order(connection: Connection, order_id: str) -> bool:
+    """Lock an order's row; True where its search is known to be over."""
+    return bool(await connection.fetchval(LOCK_ORDER, order_id))
+
+
+async def end_offers(connection: Connection, offer_ids: Sequence[str]) -> None:
+    """Leave behind that these offers have ended, whether or not they were ever announced."""
+    if offer_ids:
+        await connection.execute(INSERT_ENDED_OFFERS, list(offer_ids))
+
+
+async def append(
+    connection: Connection,
+    notices: Sequence[Notice],
+    *,
+    event_id: str,
+    event_time: datetime,
+    order_id: str,
+    traceparent: str | None,
+) -> list[Appended]:
+    """Add one event's frames to their users' streams and return those that were new and worth sending."""
+    if not notices:
+        return []
+    users = [notice.user_id for notice in notices]
+    await connection.execute(INSERT_MISSING_STREAMS, users)
+    await connection.execute(LOCK_STREAMS, users)
+    rows = await connection.fetch(
+        APPEND,
+        users,
+        [notice.name.value for notice in notices],
+        [notice.body(event_id) for notice in notices],
+        [notice.offer_id for notice in notices],
+        [notice.expires_at for notice in notices],
+        event_id,
+        order_id,
+        event_time,
+        traceparent,
+    )
+    return [
+        Appended(
+            row["user_id"],
+            str(row["epoch"]),
+            StoredFrame(
+                offset=row["stream_offset"],
+                event=row["event"],
+                body=row["body"],
+                event_time=event_time,
+                traceparent=traceparent,
+                expires_at=row["expires_at"],
+                dead=False,
+            ),
+        )
+        for row in rows
+    ]
+
+
+async def open_stream(connection: Connection, user_id: str) -> Stream:
+    """A user's stream, made where there is none."""
+    row = await connection.fetchrow(SELECT_STREAM, user_id) or await connection.fetchrow(
+        CREATE_STREAM, user_id
+    )
+    if row is None:
+        raise LookupError("an upsert returned no row")
+    return _stream(row)
+
+
+async def streams_of(connection: Connection, user_ids: Sequence[str]) -> list[Stream]:
+    """The streams of these users, as far as there are any."""
+    return [_stream(row) for row in await connection.fetch(SELECT_STREAMS, list(user_ids))]
+
+
+async def read_stream(connection: Connection, user_id: str, *, after: int, limit: int) -> list[StoredFrame]:
+    """At most ``limit`` frames after an offset, in order, the dead ones marked."""
+    rows = await connection.fetch(READ_STREAM, user_id, after, limit)
+    return [
+        StoredFrame(
+            offset=row["stream_offset"],
+            event=row["event"],
+            body=row["body"],
+            event_time=row["event_time"],
+            traceparent=row["traceparent"],
+            expires_at=row["expires_at"],
+            dead=row["dead"],
+        )
+        for row in rows
+    ]
+
+
+def _stream(row: Record) -> Stream:
+    return Stream(row["user_id"], str(row["epoch"]), row["head"], row["floor"])

@@ -1,0 +1,1 @@
+"""Commands for developers and operators; each module is run as ``python -m tools.<name>``."""
