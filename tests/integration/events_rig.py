@@ -76,9 +76,9 @@ async def events_rig(stack: LocalStack) -> AsyncIterator[EventsRig]:
         yield EventsRig(settings, database, kafka, CollectorRegistry())
 
 
-async def until(condition: Callable[[], bool], what: str) -> None:
+async def until(condition: Callable[[], bool], what: str, patience_s: float = PATIENCE_S) -> None:
     """Wait until a condition of this process holds; fails with ``what`` after a while."""
-    deadline = asyncio.get_running_loop().time() + PATIENCE_S
+    deadline = asyncio.get_running_loop().time() + patience_s
     while not condition():
         if asyncio.get_running_loop().time() > deadline:
             raise AssertionError(f"never came: {what}")

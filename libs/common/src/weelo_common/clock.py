@@ -35,19 +35,22 @@ def to_milliseconds(moment: datetime) -> datetime:
 def format_time(moment: datetime) -> str:
     """RFC 3339 with milliseconds and Z, e.g. ``2026-02-03T10:08:28.123Z``."""
     utc = moment.astimezone(UTC)
-    return f"{utc:%Y-%m-%dT%H:%M:%S}.{utc.microsecond // 1000:03d}Z"
+    return f"{utc.year:04d}-{utc:%m-%dT%H:%M:%S}.{utc.microsecond // 1000:03d}Z"
 
 
 def parse_time(text: str) -> datetime:
     """A moment from RFC 3339 text.
 
     Raises:
-        ValueError: the text is no RFC 3339 time, or has no zone.
+        ValueError: the text is no RFC 3339 time, has no zone, or is out of range in UTC.
     """
     moment = datetime.fromisoformat(text)
     if moment.tzinfo is None:
         raise ValueError("a time needs a zone, such as Z")
-    return moment.astimezone(UTC)
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError:  # year 1 or 9999, and the zone shifts it over the edge
+        raise ValueError("the time is out of range in UTC") from None
 
 
 def epoch_ms(moment: datetime) -> int:
@@ -58,7 +61,10 @@ def epoch_ms(moment: datetime) -> int:
 def _with_zone(moment: datetime) -> datetime:
     if moment.tzinfo is None:
         raise ValueError("a time needs a zone, such as Z")
-    return to_milliseconds(moment)
+    try:
+        return to_milliseconds(moment)
+    except OverflowError:
+        raise ValueError("the time is out of range in UTC") from None
 
 
 UtcTime = Annotated[

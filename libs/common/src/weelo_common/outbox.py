@@ -202,17 +202,17 @@ class Relay:
         except asyncio.CancelledError:
             await asyncio.shield(self._drop_producer())
             raise
-        acknowledged = [
-            row["id"] for row, future in zip(rows, futures, strict=False) if _is_acknowledged(future)
-        ]
+        acknowledged: list[int] = []
+        for row, future in zip(rows, futures, strict=False):
+            if _is_acknowledged(future):
+                acknowledged.append(row["id"])
+                self._metrics.published.labels(row["topic"]).inc()
         if len(acknowledged) < len(rows):
             self._renew_at = 0.0  # ask for the lease again before the next try
             await self._drop_producer()
             for future in futures:
                 if future.done() and not future.cancelled():
                     future.exception()  # marks it as seen; the rows are sent again
-        for row in rows[: len(acknowledged)]:
-            self._metrics.published.labels(row["topic"]).inc()
         return acknowledged
 
     async def _send(self, producer: AIOKafkaProducer, row: Any) -> asyncio.Future[Any]:

@@ -6,6 +6,7 @@ ignore what they do not know: an unknown type decodes to an envelope without an 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -22,7 +23,11 @@ CONTENT_TYPE = "application/json"
 SCHEMA_ROOT = "urn:weelo:schema:"  # the schemas are found by name under schemas/
 MAX_EVENT_BYTES = 900 * 1024  # under the brokers' default limit of 1 MiB for a record, headers included
 
+MAX_EVENT_ID_LENGTH = 255  # characters of ce_id; an index row of PostgreSQL holds some 2,700 bytes
+MAX_KEY_LENGTH = 512  # characters of the Kafka key
+
 Headers = Sequence[tuple[str, bytes]]
+_TRACEPARENT = re.compile(r"^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}\Z")
 
 
 class MalformedEvent(Exception):
@@ -128,7 +133,7 @@ def encode(envelope: Envelope, traceparent: str | None = None) -> tuple[list[tup
 
 
 def decode(
-    topic: Topic, key: bytes | None, headers: Iterable[tuple[str, bytes]], value: bytes | None
+    topic: Topic, key: bytes | None, headers: Iterable[tuple[str, bytes | None]], value: bytes | None
 ) -> Envelope:
     """An envelope from a record.
 
@@ -136,13 +141,15 @@ def decode(
         MalformedEvent: a header is missing or wrong, or the body is not that of its type.
     """
     try:
-        text = {name: raw.decode() for name, raw in headers}
+        text = {name: (raw or b"").decode() for name, raw in headers}  # Kafka allows a header without a value
         key_text = (key or b"").decode()
     except UnicodeDecodeError as error:
         raise MalformedEvent("a header or the key is not UTF-8") from error
     for name in ("ce_id", "ce_type", "ce_source", "ce_time"):
         if not text.get(name):
             raise MalformedEvent(f"the header {name} is missing")
+    if not _storable(text["ce_id"], MAX_EVENT_ID_LENGTH) or not _storable(key_text, MAX_KEY_LENGTH):
+        raise MalformedEvent("ce_id or the key is too long, or holds a NUL character")
     if text.get("ce_specversion") != "1.0":
         raise MalformedEvent(f"ce_specversion is {text.get('ce_specversion')!r}, not '1.0'")
     try:
@@ -169,5 +176,15 @@ def decode(
         topic=topic,
         key=key_text,
         event=event,
-        traceparent=text.get("traceparent"),
+        traceparent=_trace_context(text.get("traceparent")),
     )
+
+
+def _storable(text: str, length: int) -> bool:
+    """Whether the inbox and the parking can hold it; else one record would stop its consumer for ever."""
+    return len(text) <= length and "\x00" not in text
+
+
+def _trace_context(text: str | None) -> str | None:
+    """The text where it is a W3C ``traceparent``; anything else is no reason to refuse an event."""
+    return text if text and _TRACEPARENT.match(text) else None

@@ -1,0 +1,142 @@
+"""Waits for quiet, reads everything, and judges.
+
+Quiet: no group lags, no outbox holds a row, no order is overdue, and Kafka's ends did not move meanwhile. What still
+moves then (an order that is searching within its time) is read again until a whole reading saw no movement.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import asyncpg
+from pydantic import ValidationError
+
+from tools.ledger import statements
+from tools.ledger.counters import read_counters
+from tools.ledger.facts import Facts
+from tools.ledger.report import LedgerReport
+from tools.ledger.tables import Tables
+from tools.ledger.topics import Topics
+from weelo_common.kafka import KafkaClients, KafkaUnavailable
+from weelo_common.settings import KafkaSettings
+
+SERVICES = ("order-api", "dispatcher", "notifier", "expiry")
+QUIET_DEADLINE_S = 60.0  # half a sweep: what hangs for longer is worth a look
+READ_DEADLINE_S = 60.0
+LOOK_PERIOD_S = 0.25
+
+
+class LedgerError(Exception):
+    """The ledger cannot be read at all; the message says why in one line."""
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerConfig:
+    """Where to read.
+
+    ``service_urls`` holds every replica that runs; ``answered_201`` the order ids that clients were given.
+    """
+
+    dsns: Mapping[str, str]
+    kafka: KafkaSettings
+    service_urls: Mapping[str, Sequence[str]]
+    answered_201: frozenset[str] = field(default_factory=frozenset)
+    quiet_deadline_s: float = QUIET_DEADLINE_S
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str], answered_201: Iterable[str] = ()) -> LedgerConfig:
+        """From ``POSTGRES_LEDGER_DSN_*``, ``WEELO_*_URL`` (several by comma) and the ``KAFKA_*`` settings.
+
+        Raises:
+            LedgerError: one that is needed is missing or wrong.
+        """
+        dsns: dict[str, str] = {}
+        urls: dict[str, list[str]] = {}
+        for service in SERVICES:
+            suffix = service.replace("-", "_").upper()
+            name = f"POSTGRES_LEDGER_DSN_{suffix}"
+            if not env.get(name):
+                raise LedgerError(f"{name} is not set: is the stack up (make up)?")
+            dsns[service] = env[name]
+            urls[service] = [url for url in env.get(f"WEELO_{suffix}_URL", "").split(",") if url]
+        values = {key.lower(): value for key, value in env.items() if key.startswith("KAFKA_") and value}
+        known = {key: value for key, value in values.items() if key in KafkaSettings.model_fields}
+        try:
+            kafka = KafkaSettings.model_validate(known)
+        except ValidationError as error:
+            problem = error.errors(include_input=False, include_url=False)[0]
+            name = ".".join(str(part) for part in problem["loc"]).upper()
+            raise LedgerError(f"bad setting: {name}: {problem['msg']}") from None
+        return cls(dsns, kafka, urls, frozenset(answered_201))
+
+
+async def verify(config: LedgerConfig) -> LedgerReport:
+    """Judge every statement, once all is quiet or the deadline for that has passed.
+
+    Raises:
+        LedgerError: PostgreSQL or Kafka cannot be read.
+    """
+    tables = Tables(config.dsns)
+    kafka = KafkaClients(config.kafka, client_id="weelo-ledger")
+    give_up_at = time.monotonic() + config.quiet_deadline_s
+    try:
+        async with Topics(kafka) as topics:
+            while True:
+                await _wait_for_quiet(tables, topics, give_up_at)
+                facts, moved = await _read(config, tables, topics)
+                report = statements.judge(facts)
+                # What moved under our eyes proves nothing, either way round.
+                if (report.ok and not moved) or time.monotonic() > give_up_at:
+                    return report
+                if not moved and not any(facts.lag.values()) and not any(facts.waiting.values()):
+                    return report
+                await asyncio.sleep(LOOK_PERIOD_S)
+    except KafkaUnavailable as error:
+        raise LedgerError(f"Kafka: {error}") from error
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
+        raise LedgerError(f"PostgreSQL: {type(error).__name__}: {error}") from error
+
+
+async def _wait_for_quiet(tables: Tables, topics: Topics, give_up_at: float) -> None:
+    while time.monotonic() < give_up_at:
+        ends = await topics.ends()
+        # In this order: a group without lag has written all its effects, so an empty outbox after that is the end.
+        if (
+            not any((await topics.lag(ends)).values())
+            and not any((await tables.waiting()).values())
+            and not await tables.overdue_orders()
+            and await topics.ends() == ends
+        ):
+            return
+        await asyncio.sleep(LOOK_PERIOD_S)
+
+
+async def _read(config: LedgerConfig, tables: Tables, topics: Topics) -> tuple[Facts, bool]:
+    """All facts, and whether anything was published while they were read."""
+    ends = await topics.ends()
+    events, malformed = await topics.order_events(ends, READ_DEADLINE_S)
+    orders = await tables.order_tables()
+    dispatcher_orders = await tables.dispatcher_orders()
+    streams = await tables.streams()
+    consumers, silent = await read_counters(config.service_urls)
+    waiting, lag = await tables.waiting(), await topics.lag(ends)
+    facts = Facts(
+        answered_201=config.answered_201,
+        orders=orders.orders,
+        trucks=orders.trucks,
+        answers=orders.answers,
+        dispatcher_orders=dispatcher_orders,
+        events=events,
+        streams=streams,
+        waiting=waiting,
+        lag=lag,
+        consumers=consumers,
+        unreadable={
+            statements.versions_of_each_order_run_1_2_3.__name__: malformed,
+            statements.consumed_adds_up_for_every_consumer.__name__: silent,
+        },
+    )
+    return facts, await topics.ends() != ends or any(waiting.values())
