@@ -87,8 +87,10 @@ async def test_success_is_the_envelope_with_a_request_id(client: httpx.AsyncClie
     assert response.headers["X-Request-Id"] == "r-1"
 
 
-async def test_a_request_id_that_is_not_sane_is_replaced(client: httpx.AsyncClient) -> None:
-    response = await client.get("/health/none", headers={"X-Request-Id": 'x" onload="'})
+@pytest.mark.parametrize("asked", ['x" onload="', "", "a" * 129, "+911234567890", "98765-43210"])
+async def test_a_request_id_that_is_not_sane_is_replaced(client: httpx.AsyncClient, asked: str) -> None:
+    response = await client.get("/health/none", headers={"X-Request-Id": asked})
+    assert response.headers["X-Request-Id"] != asked
     assert len(response.headers["X-Request-Id"]) == 36
 
 

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import pytest
-from pydantic_settings import SettingsConfigDict
 
-from weelo_common.settings import ServiceSettings, UserTokenSettings, load
+from weelo_common.settings import RedisSettings, ServiceSettings, UserTokenSettings, load
 
 GOOD = {
     "POSTGRES_DSN": "postgresql://u:p@127.0.0.1/d",
     "KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:9092",
     "HTTP_PORT": "8001",
 }
-
-
-class Tokens(UserTokenSettings):
-    model_config = SettingsConfigDict(extra="ignore")
 
 
 def test_the_defaults_are_enough_beside_what_only_the_deployment_knows(
@@ -32,6 +27,9 @@ def test_the_defaults_are_enough_beside_what_only_the_deployment_knows(
     ("name", "value", "told"),
     [
         ("POSTGRES_DSN", "", "POSTGRES_DSN"),
+        ("POSTGRES_DSN", "nonsense", "POSTGRES_DSN"),
+        ("POSTGRES_DSN", "postgresql://h:port/d", "POSTGRES_DSN"),
+        ("KAFKA_BOOTSTRAP_SERVERS", ":::", "KAFKA_BOOTSTRAP_SERVERS"),
         ("HTTP_PORT", "eighty", "HTTP_PORT"),
         ("KAFKA_SECURITY_PROTOCOL", "TELEPATHY", "KAFKA_SECURITY_PROTOCOL"),
         ("KAFKA_SECURITY_PROTOCOL", "SASL_SSL", "KAFKA_SASL_USERNAME"),
@@ -68,4 +66,10 @@ def test_token_settings_that_are_not_safe_are_refused(
     for name, value in env.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(SystemExit, match=told):
-        load(Tokens)
+        load(UserTokenSettings)
+
+
+def test_a_redis_url_of_another_kind_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REDIS_URL", "http://127.0.0.1")
+    with pytest.raises(SystemExit, match="REDIS_URL"):
+        load(RedisSettings)

@@ -21,7 +21,6 @@ from typing import Any, TypeVar
 
 import uvicorn
 from prometheus_client import CollectorRegistry
-from pydantic_settings import SettingsConfigDict
 
 from weelo_common.health import Health
 from weelo_common.migrate import migrate
@@ -218,8 +217,6 @@ async def _serve(service: str, settings: SettingsT, build: Build[SettingsT]) -> 
 
 class MigrationSettings(PostgresSettings):
     """The migration job needs the database alone."""
-
-    model_config = SettingsConfigDict(extra="ignore", frozen=True, env_ignore_empty=True)
 
     postgres_statement_timeout_s: Seconds = 3600.0
     """An index on a large table takes its time."""

@@ -6,22 +6,55 @@ line that names it; its value is never printed.
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import Annotated, Literal, Self, TypeVar
+from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic import AfterValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 Seconds = Annotated[float, Field(gt=0, le=3600)]
 Port = Annotated[int, Field(ge=0, le=65_535)]  # 0 lets the system choose, as tests do
 SettingsT = TypeVar("SettingsT", bound=BaseSettings)
 
+_HOST_AND_PORT = re.compile(r"^[A-Za-z0-9_.-]+:[0-9]{1,5}$|^\[[0-9A-Fa-f:]+\]:[0-9]{1,5}$")
 
-class PostgresSettings(BaseSettings):
+
+def _one_of_schemes(*schemes: str) -> AfterValidator:
+    """A URL of one of these schemes, with a host or a path."""
+
+    def check(url: SecretStr) -> SecretStr:
+        try:
+            parts = urlsplit(url.get_secret_value())
+            whole = parts.scheme in schemes and bool(parts.netloc or parts.path)
+            _ = parts.port
+        except ValueError:
+            whole = False
+        if not whole:
+            raise ValueError(f"must be a URL that begins with {' or '.join(f'{s}://' for s in schemes)}")
+        return url
+
+    return AfterValidator(check)
+
+
+def _hosts_and_ports(text: str) -> str:
+    if not all(_HOST_AND_PORT.match(one.strip()) for one in text.split(",")):
+        raise ValueError("must be host:port, several by comma")
+    return text
+
+
+class Settings(BaseSettings):
+    """How every settings class reads the environment: unknown names are others', an empty value is none."""
+
+    model_config = SettingsConfigDict(extra="ignore", frozen=True, env_ignore_empty=True)
+
+
+class PostgresSettings(Settings):
     """The service's own database. TLS is asked for in the DSN (``sslmode``, ``sslrootcert``) or here."""
 
-    postgres_dsn: SecretStr
+    postgres_dsn: Annotated[SecretStr, _one_of_schemes("postgresql", "postgres")]
     postgres_tls: Literal["from-dsn", "disable", "require", "verify-ca", "verify-full"] = "from-dsn"
     postgres_tls_ca_file: Path | None = None
     postgres_pool_min: Annotated[int, Field(ge=0, le=100)] = 2
@@ -36,10 +69,10 @@ class PostgresSettings(BaseSettings):
     sweep_period_s: Seconds = 120.0
 
 
-class KafkaSettings(BaseSettings):
+class KafkaSettings(Settings):
     """The brokers, how to reach them, and the deadlines of every talk with them."""
 
-    kafka_bootstrap_servers: Annotated[str, Field(min_length=1)]
+    kafka_bootstrap_servers: Annotated[str, AfterValidator(_hosts_and_ports)]
     kafka_security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
     kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "SCRAM-SHA-512"
     kafka_sasl_username: str | None = None
@@ -80,8 +113,6 @@ class KafkaSettings(BaseSettings):
 class ServiceSettings(PostgresSettings, KafkaSettings):
     """What every service has."""
 
-    model_config = SettingsConfigDict(extra="ignore", frozen=True, env_ignore_empty=True)
-
     http_host: str = "127.0.0.1"
     http_port: Port
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
@@ -96,17 +127,17 @@ class ServiceSettings(PostgresSettings, KafkaSettings):
     relay_lease_s: Annotated[float, Field(ge=1, le=60)] = 3.0
 
 
-class RedisSettings(BaseSettings):
+class RedisSettings(Settings):
     """Redis only speeds things up: short deadlines, no retries, a breaker."""
 
-    redis_url: SecretStr
+    redis_url: Annotated[SecretStr, _one_of_schemes("redis", "rediss", "unix")]
     redis_deadline_s: Seconds = 0.3
     redis_breaker_failures: Annotated[int, Field(ge=1)] = 3
     redis_breaker_pause_s: Seconds = 1.0
     redis_pool_max: Annotated[int, Field(ge=1, le=1000)] = 64
 
 
-class UserTokenSettings(BaseSettings):
+class UserTokenSettings(Settings):
     """How the apps' bearer tokens are checked: one algorithm, fixed here and never by a token's header."""
 
     jwt_algorithm: Literal["RS256", "ES256", "EdDSA", "HS256"] = "RS256"

@@ -13,7 +13,6 @@ import time
 
 from aiokafka.admin import NewTopic
 from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
-from pydantic_settings import SettingsConfigDict
 
 from weelo_common.events.topics import Topic, declared_topics
 from weelo_common.kafka import KafkaClients, KafkaUnavailable
@@ -29,12 +28,6 @@ REQUEST_MS = 30_000  # creating many topics may take a small broker a while
 
 class TopicsDiffer(Exception):
     """Topics stand with another number of partitions than declared."""
-
-
-class TopicsSettings(KafkaSettings):
-    """The job needs the brokers alone."""
-
-    model_config = SettingsConfigDict(extra="ignore", frozen=True, env_ignore_empty=True)
 
 
 async def create_topics(kafka: KafkaClients, *, replication_factor: int) -> list[str]:
@@ -79,7 +72,7 @@ def _new_topic(name: str, topic: Topic, replication_factor: int) -> NewTopic:
     )
 
 
-async def _run(settings: TopicsSettings) -> None:
+async def _run(settings: KafkaSettings) -> None:
     kafka = KafkaClients(settings, client_id="weelo-topics")
     give_up_at = time.monotonic() + PATIENCE_S
     while True:
@@ -97,7 +90,7 @@ async def _run(settings: TopicsSettings) -> None:
 
 def main() -> None:
     """Create what is missing; exit 1 with one line where that cannot be."""
-    settings = load(TopicsSettings)
+    settings = load(KafkaSettings)
     configure_logging("topics", "INFO")
     try:
         asyncio.run(_run(settings))

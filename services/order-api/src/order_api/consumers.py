@@ -1,0 +1,16 @@
+"""Which handler takes which event."""
+
+from __future__ import annotations
+
+from order_api.event_handlers import EventHandlers
+from weelo_common.delivery import Handler
+from weelo_common.events import DispatchExhausted, Event, OffersMade, TimerFired
+
+
+def handlers(events: EventHandlers) -> dict[type[Event], Handler]:
+    """The events order-api reacts to; all other types of their topics are ignored."""
+    return {
+        TimerFired: events.on_timer_fired,
+        OffersMade: events.on_offers_made,
+        DispatchExhausted: events.on_exhausted,
+    }

@@ -1,0 +1,121 @@
+"""The SQL of idempotency records and of what the dispatch tells of an order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from order_api.store import SearchingOrder
+from weelo_common.postgres import Connection
+
+SELECT_ANSWER = """
+SELECT fingerprint, status, body, order_id FROM idempotency_records
+ WHERE customer_id = $1 AND endpoint = $2 AND key = $3
+"""
+SELECT_SITUATION = """
+SELECT date_trunc('milliseconds', clock_timestamp()) AS database_now,
+       kept.fingerprint, kept.status AS answer_status, kept.body, kept.order_id,
+       open_order.id AS open_id, open_order.status AS open_status, open_order.created_at AS open_created_at,
+       open_order.expires_at <= clock_timestamp() AS overdue
+  FROM (SELECT) AS always
+  LEFT JOIN idempotency_records AS kept
+         ON kept.customer_id = $1 AND kept.endpoint = $2 AND kept.key = $3
+  LEFT JOIN orders AS open_order ON open_order.customer_id = $1 AND open_order.searching
+"""
+DELETE_OLD_ANSWERS = """
+DELETE FROM idempotency_records WHERE (customer_id, endpoint, key) IN (
+    SELECT customer_id, endpoint, key FROM idempotency_records
+     WHERE created_at < clock_timestamp() - $1 * interval '1 hour' ORDER BY created_at LIMIT $2)
+"""
+UPSERT_PROGRESS = """
+INSERT INTO dispatch_progress (order_id, state, attempts) SELECT id, $2, $3 FROM orders WHERE id = $1
+ON CONFLICT (order_id) DO UPDATE
+   SET state = excluded.state, attempts = greatest(dispatch_progress.attempts, excluded.attempts),
+       updated_at = clock_timestamp()
+RETURNING order_id
+"""
+INSERT_NOTIFIED = """
+INSERT INTO notified_transporters (order_id, transporter_id)
+SELECT $1, transporter_id FROM unnest($2::text[]) AS new (transporter_id) ON CONFLICT DO NOTHING
+"""
+SELECT_PROGRESS = """
+SELECT state, attempts, (SELECT count(*) FROM notified_transporters WHERE order_id = $1) AS notified
+  FROM dispatch_progress WHERE order_id = $1
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredAnswer:
+    """What a create under this key was answered, byte for byte, and the order that it made."""
+
+    fingerprint: bytes
+    status: int
+    body: bytes
+    order_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """What a create meets, at the database's time ``now`` (whole ms)."""
+
+    now: datetime
+    answer: StoredAnswer | None
+    searching: SearchingOrder | None
+
+
+@dataclass(frozen=True, slots=True)
+class DispatchProgress:
+    """How far the dispatch of an order is: its state, the waves so far, distinct transporters notified."""
+
+    state: str
+    attempts: int
+    notified_transporters: int
+
+
+async def stored_answer(
+    connection: Connection, customer_id: str, endpoint: str, key: str
+) -> StoredAnswer | None:
+    """The answer kept under a customer's key of one endpoint."""
+    row = await connection.fetchrow(SELECT_ANSWER, customer_id, endpoint, key)
+    if row is None:
+        return None
+    return StoredAnswer(row["fingerprint"], row["status"], row["body"], str(row["order_id"]))
+
+
+async def situation(connection: Connection, customer_id: str, endpoint: str, key: str | None) -> Situation:
+    """What a create meets: its earlier answer, the customer's searching order, and the time; one statement."""
+    row = await connection.fetchrow(SELECT_SITUATION, customer_id, endpoint, key)
+    if row is None:
+        raise AssertionError("a select from one row gave none")
+    answer = searching = None
+    if row["order_id"] is not None:
+        answer = StoredAnswer(row["fingerprint"], row["answer_status"], row["body"], str(row["order_id"]))
+    if row["open_id"] is not None:
+        searching = SearchingOrder(
+            str(row["open_id"]), row["open_status"], row["open_created_at"], row["overdue"]
+        )
+    return Situation(row["database_now"], answer, searching)
+
+
+async def delete_old_answers(connection: Connection, *, keep_h: int, limit: int) -> int:
+    """Delete up to ``limit`` answers older than ``keep_h`` hours; returns how many went."""
+    tag = await connection.execute(DELETE_OLD_ANSWERS, keep_h, limit)
+    return int(tag.split()[-1])
+
+
+async def note_wave(
+    connection: Connection, order_id: str, *, state: str, attempts: int, transporter_ids: Sequence[str]
+) -> bool:
+    """Record what the dispatch told of an order; False where this service has no such order."""
+    if await connection.fetchval(UPSERT_PROGRESS, order_id, state, attempts) is None:
+        return False
+    if transporter_ids:
+        await connection.execute(INSERT_NOTIFIED, order_id, sorted(set(transporter_ids)))
+    return True
+
+
+async def dispatch_progress(connection: Connection, order_id: str) -> DispatchProgress | None:
+    """What the dispatch told so far; None before its first word."""
+    row = await connection.fetchrow(SELECT_PROGRESS, order_id)
+    return None if row is None else DispatchProgress(row["state"], row["attempts"], row["notified"])
