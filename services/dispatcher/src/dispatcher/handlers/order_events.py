@@ -1,0 +1,201 @@
+"""What the dispatcher does on each event of an order, and on its own timer.
+
+Events of one order come in order, but repeats, dead letters retried and events of other orders come when they like:
+the order's version guards its status, a truck request's version its holder (rule 19).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import replace
+from datetime import datetime
+from typing import Any
+
+from dispatcher import domain
+from dispatcher.domain import OrderView, TruckRequest, TruckState
+from dispatcher.handlers.dispatch import Dispatch, schedule_wave
+from dispatcher.live_fleet import LiveFleet
+from dispatcher.store import fleet as fleet_store
+from dispatcher.store import offers as offer_store
+from dispatcher.store import orders as order_store
+from weelo_common.clock import epoch_ms
+from weelo_common.delivery import Delivery, Outcome, PoisonMessage, RetryLater
+from weelo_common.events import Event, OrderCreated, OrderEvent, TimerFired, TruckAssigned, TruckReleased
+from weelo_common.outbox import Outbox
+from weelo_common.postgres import Connection, database_now
+
+AGAIN_S = 0.02  # another order offered the captain between our two looks: its row is free in a moment
+
+
+class OrderEvents:
+    """Follows orders and searches captains for them."""
+
+    def __init__(self, dispatch: Dispatch, outbox: Outbox, fleet: LiveFleet) -> None:
+        self._dispatch = dispatch
+        self._outbox = outbox
+        self._fleet = fleet
+
+    async def created(self, connection: Connection, delivery: Delivery[OrderCreated]) -> Outcome:
+        """The search begins with its first wave, unless the order's time is over already."""
+        event = delivery.event
+        plan = domain.plan_of(event)
+        if await order_store.insert_created(connection, event):
+            order = domain.order_of(event)
+            offered: Collection[str] = ()
+            lines = domain.lines_of(event)
+        else:
+            order = (await order_store.lock_orders(connection, [event.order_id]))[event.order_id]
+            if order.plan is not None:
+                return Outcome.IGNORED
+            await order_store.fill_created(connection, event)
+            order = replace(order, plan=plan)
+            offered = (await offer_store.captains_offered(connection, [event.order_id]))[event.order_id]
+            lines = (await order_store.lines_of(connection, [event.order_id]))[event.order_id]
+        now = await database_now(connection)
+        if not domain.may_search(order, now):
+            return Outcome.APPLIED
+        told = await self._dispatch.wave(connection, order, plan, lines, offered, now=now)
+        await self._outbox.append(connection, told, at=now)
+        return Outcome.APPLIED
+
+    async def truck_assigned(self, connection: Connection, delivery: Delivery[TruckAssigned]) -> Outcome:
+        """A captain won: his offer is accepted, his other offers go, and their orders get replacements."""
+        event = delivery.event
+        elsewhere = await offer_store.orders_offered_to(connection, event.captain_id) - {event.order_id}
+        await order_store.ensure_order(connection, event)
+        orders = await order_store.lock_orders(connection, {event.order_id} | elsewhere)
+        now = await database_now(connection)
+        known = await order_store.get_truck(connection, event.truck_request_id)
+        truck = domain.assign(known, event)
+        await offer_store.accept_offer(connection, event.offer_id, event.order_id)
+        if truck is None:  # something newer is known: he may long be free again
+            return await self._follow(connection, delivery, orders[event.order_id], now)
+        await order_store.save_truck(connection, truck)
+        told, order = await self._followed(connection, orders[event.order_id], event)
+        told += await self._dispatch.end_filled_lines(connection, order)
+        told += await self._dispatch.check_exhausted(connection, order)
+        told += await self._dispatch.withdraw_from(connection, event.captain_id, elsewhere)
+        told += await self._dispatch.refill(
+            connection,
+            [orders[order_id] for order_id in elsewhere if order_id in orders],
+            cause="busy",
+            now=now,
+            also_lock=_touched(known, truck),
+        )
+        # His row is locked now: nobody offers him anything any more, but somebody may have since the first look.
+        missed = await offer_store.orders_offered_to(connection, event.captain_id) - {event.order_id}
+        if missed:
+            raise RetryLater(AGAIN_S, f"captain {event.captain_id} was offered {len(missed)} more orders")
+        told += await self._busy_changed(connection, delivery, _touched(known, truck), now)
+        await self._outbox.append(connection, told, at=now)
+        return Outcome.APPLIED
+
+    async def truck_released(self, connection: Connection, delivery: Delivery[TruckReleased]) -> Outcome:
+        """A captain is free again; where the order still searches, his place is refilled at once."""
+        event = delivery.event
+        await order_store.ensure_order(connection, event)
+        orders = await order_store.lock_orders(connection, [event.order_id])
+        now = await database_now(connection)
+        known = await order_store.get_truck(connection, event.truck_request_id)
+        truck = domain.release(known, event)
+        told, order = await self._followed(connection, orders[event.order_id], event)
+        if truck is None:
+            await self._outbox.append(connection, told, at=now)
+            return Outcome.APPLIED
+        await order_store.save_truck(connection, truck)
+        told += await self._dispatch.refill(
+            connection,
+            [order] if truck.state is TruckState.OPEN else [],
+            cause="released",
+            now=now,
+            also_lock=_touched(known, truck),
+        )
+        told += await self._busy_changed(connection, delivery, _touched(known, truck), now)
+        await self._outbox.append(connection, told, at=now)
+        return Outcome.APPLIED
+
+    async def changed(self, connection: Connection, delivery: Delivery[OrderEvent]) -> Outcome:
+        """Any other event of an order: its status is followed, and offers end with the search."""
+        await order_store.ensure_order(connection, delivery.event)
+        orders = await order_store.lock_orders(connection, [delivery.event.order_id])
+        now = await database_now(connection)
+        return await self._follow(connection, delivery, orders[delivery.event.order_id], now)
+
+    async def wave_due(self, connection: Connection, delivery: Delivery[TimerFired]) -> Outcome:
+        """The timer of a wave: the next wave, unless the search is over or the timer is an old one.
+
+        Raises:
+            RetryLater: it came a moment early by this database's clock.
+            PoisonMessage: our timer, but not with our payload.
+        """
+        event = delivery.event
+        wave = event.payload.get("wave")
+        if event.order_id is None or not isinstance(wave, int):
+            raise PoisonMessage(f"timer {event.timer_key} names no order or no wave")
+        order = (await order_store.lock_orders(connection, [event.order_id])).get(event.order_id)
+        now = await database_now(connection)
+        plan = None if order is None else order.plan
+        if (
+            order is None
+            or plan is None
+            or not domain.may_search(order, now)
+            or event.version != order.timer_version
+            or wave != order.wave + 1
+        ):
+            return Outcome.IGNORED
+        early = domain.wait_for_timer(domain.wave_due(plan, wave), now).total_seconds()
+        if early > domain.TIMER_WAIT_S:
+            order, timer = schedule_wave(order, plan)
+            await order_store.save_order(connection, order)
+            await self._outbox.append(connection, [timer], at=now)
+            return Outcome.APPLIED
+        if early > 0:
+            raise RetryLater(early, f"timer {event.timer_key} is {early:.3f} s early")
+        lines = (await order_store.lines_of(connection, [order.order_id]))[order.order_id]
+        offered = (await offer_store.captains_offered(connection, [order.order_id]))[order.order_id]
+        told = await self._dispatch.wave(connection, order, plan, lines, offered, now=now)
+        await self._outbox.append(connection, told, at=now)
+        return Outcome.APPLIED
+
+    async def _follow(
+        self, connection: Connection, delivery: Delivery[Any], order: OrderView, now: datetime
+    ) -> Outcome:
+        told, after = await self._followed(connection, order, delivery.event)
+        await self._outbox.append(connection, told, at=now)
+        return Outcome.IGNORED if after == order else Outcome.APPLIED
+
+    async def _followed(
+        self, connection: Connection, order: OrderView, event: OrderEvent
+    ) -> tuple[list[Event], OrderView]:
+        """The order's new view, saved, and what is told where its search ended by this event."""
+        after, ended = domain.follow(order, event)
+        if after != order:
+            await order_store.save_order(connection, after)
+        told = [] if ended is None else await self._dispatch.end_search(connection, order, ended)
+        return told, after
+
+    async def _busy_changed(
+        self,
+        connection: Connection,
+        delivery: Delivery[Any],
+        captain_ids: Collection[str],
+        now: datetime,
+    ) -> list[Event]:
+        """Announce who became busy or free; this replica's index learns it with the commit."""
+        states = [captain.state() for captain in await fleet_store.refresh_busy(connection, captain_ids)]
+
+        def tell_index() -> None:
+            for state in states:
+                self._fleet.apply_state(state, epoch_ms(now))
+
+        delivery.after_commit(tell_index)
+        return list(states)
+
+
+def _touched(known: TruckRequest | None, truck: TruckRequest) -> set[str]:
+    """Captains whose being busy a change may touch: who holds it, and who was known to hold it."""
+    return {
+        captain_id
+        for captain_id in (truck.captain_id, known.captain_id if known else None)
+        if captain_id is not None
+    }

@@ -1,0 +1,224 @@
+"""The whole system for end-to-end tests: four services as processes, and people with phones.
+
+Each test works in a corner of its own: ids and a vehicle subtype nobody else uses, so that tests share the services
+without seeing one another.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import uuid4
+
+import httpx
+
+from deploy.local.provision import SERVICES
+from deploy.local.services import ServiceProcess
+from deploy.local.stack import LocalStack
+from tools.demo.phone import API, Answer, Phone
+from tools.ledger import LedgerConfig, LedgerReport, verify
+from tools.token import make_token
+from tools.weelo_client.notifications import Notification, NotificationStream
+from weelo_common.clock import SystemClock, format_time
+
+PATIENCE_S = 20.0
+DELHI = (28.6139, 77.2090)
+
+
+@dataclass
+class City:
+    """The running services, and how to reach them."""
+
+    stack: LocalStack
+    services: Mapping[str, ServiceProcess]
+    client: httpx.AsyncClient
+    env: Mapping[str, str]
+    created: set[str] = field(default_factory=set)
+    """Every order that a client was told of with a 201: the ledger must know them."""
+
+    def phone(self, role: str, person_id: str) -> Phone:
+        """A phone with a fresh token."""
+        key = self.stack.keys.jwt_private.read_text()
+        return Phone(
+            self.client, person_id, make_token(key, role, person_id, name="Test", phone="+910000000000")
+        )
+
+    def customer(self) -> Customer:
+        """A customer nobody else is."""
+        return Customer(self, self.phone("customer", f"c-{uuid4().hex[:12]}"))
+
+    @contextlib.asynccontextmanager
+    async def captain(self, subtype: str, at: tuple[float, float] = DELHI) -> AsyncIterator[Captain]:
+        """A captain who is registered, free, at a place, and listens on his socket."""
+        captain = Captain(self, self.phone("captain", f"k-{uuid4().hex[:12]}"), subtype, at)
+        await captain.register()
+        async with listening(self, captain.phone) as captain.inbox:
+            yield captain
+
+    def url(self, service: str, path: str) -> str:
+        """``/orders`` → the whole URL."""
+        return f"{self.services[service].base_url}{API}{path}"
+
+    async def ledger(self) -> LedgerReport:
+        """The ledger's word over all that happened so far."""
+        return await verify(LedgerConfig.from_env(self.env, self.created))
+
+
+def new_subtype() -> str:
+    """A vehicle subtype of a test's own."""
+    return f"S_{uuid4().hex[:10]}"
+
+
+def order_body(subtype: str, *, trucks: int = 1, at: tuple[float, float] = DELHI) -> dict[str, Any]:
+    """The contract's example with another subtype."""
+    return {
+        "pickup": {"latitude": at[0], "longitude": at[1], "address": "Connaught Place"},
+        "drop": {"latitude": 28.5355, "longitude": 77.3910, "address": "Noida"},
+        "distanceKm": 25,
+        "vehicleRequirements": [
+            {"vehicleType": "TRUCK", "vehicleSubtype": subtype, "quantity": trucks, "pricePerTruck": 500}
+        ],
+    }
+
+
+@dataclass
+class Customer:
+    """Books, asks and cancels."""
+
+    city: City
+    phone: Phone
+
+    async def create(self, body: Mapping[str, Any], key: str | None = None) -> Answer:
+        answer = await self.phone.call(
+            "POST", self.city.url("order-api", "/orders"), body, idempotency_key=key
+        )
+        if answer.status == 201:
+            self.city.created.add(answer.data["orderId"])
+        return answer
+
+    async def cancel(self, order_id: str) -> Answer:
+        url = self.city.url("order-api", f"/orders/{order_id}/cancel")
+        return await self.phone.call("POST", url, {"reason": "a test"})
+
+    async def read(self, order_id: str, tail: str = "") -> Answer:
+        return await self.phone.call("GET", self.city.url("order-api", f"/orders/{order_id}{tail}"))
+
+
+@dataclass
+class Inbox:
+    """The frames of one socket, to be waited for."""
+
+    stream: NotificationStream
+    frames: list[Notification] = field(default_factory=list)
+    arrived: asyncio.Condition = field(default_factory=asyncio.Condition)
+
+    async def wait_for(self, event: str, **fields: object) -> Notification:
+        """The first frame of that name whose data has these fields, as soon as it is there."""
+
+        def found() -> Notification | None:
+            for frame in self.frames:
+                if frame.event == event and all(frame.data.get(k) == v for k, v in fields.items()):
+                    return frame
+            return None
+
+        async with asyncio.timeout(PATIENCE_S), self.arrived:
+            await self.arrived.wait_for(lambda: found() is not None)
+        frame = found()
+        assert frame is not None
+        return frame
+
+
+@contextlib.asynccontextmanager
+async def listening(city: City, phone: Phone) -> AsyncIterator[Inbox]:
+    """A socket that stays open, and what came on it."""
+    stream = NotificationStream(city.services["notifier"].ws_url, lambda: phone.token)
+    inbox = Inbox(stream)
+
+    async def listen() -> None:
+        async for message in stream:
+            assert isinstance(message, Notification)
+            async with inbox.arrived:
+                inbox.frames.append(message)
+                inbox.arrived.notify_all()
+
+    task = asyncio.create_task(listen())
+    try:
+        await asyncio.wait_for(stream.ready.wait(), PATIENCE_S)
+        yield inbox
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+
+
+@dataclass
+class Captain:
+    """Takes offers, or does not."""
+
+    city: City
+    phone: Phone
+    subtype: str
+    at: tuple[float, float]
+    inbox: Inbox = field(init=False)
+
+    @property
+    def person_id(self) -> str:
+        return self.phone.person_id
+
+    async def register(self) -> None:
+        transporter_id = f"t-{self.person_id}"
+        ops = self.city.phone("ops", "ops-1")
+        me = {
+            "transporterId": transporter_id,
+            "name": "Test",
+            "vehicleType": "TRUCK",
+            "vehicleSubtype": self.subtype,
+            "vehicleNumber": "DL 1 AB 1",
+        }
+        transporter = {"name": "Test", "active": True, "verified": True}
+        steps: list[tuple[Phone, str, str, dict[str, Any]]] = [
+            (ops, "PUT", f"/transporters/{transporter_id}", transporter),
+            (self.phone, "PUT", "/captains/me", me),
+            (ops, "PUT", f"/transporters/{transporter_id}/captains/{self.person_id}", {"confirmed": True}),
+            (self.phone, "PUT", "/captains/me/availability", {"available": True}),
+        ]
+        for phone, method, path, body in steps:
+            answer = await phone.call(method, self.city.url("dispatcher", path), body)
+            assert answer.ok, f"{method} {path}: {answer.status} {answer.body!r}"
+        await self.send_position()
+
+    async def send_position(self) -> None:
+        location = {
+            "latitude": self.at[0],
+            "longitude": self.at[1],
+            "recordedAt": format_time(SystemClock().now()),
+        }
+        answer = await self.phone.call(
+            "POST", self.city.url("dispatcher", "/captains/me/locations"), {"locations": [location]}
+        )
+        assert answer.status == 202, answer.body
+
+    async def offer(self, order_id: str) -> Notification:
+        """The offer of an order on his phone."""
+        return await self.inbox.wait_for("new_broadcast", orderId=order_id)
+
+    async def accept(self, order_id: str, offer: Notification) -> Answer:
+        url = self.city.url("order-api", f"/orders/{order_id}/accept")
+        return await self.phone.call("POST", url, {"offerToken": offer.data["offerToken"]})
+
+    async def decline(self, offer: Notification, reason: str = "NOT_AVAILABLE") -> Answer:
+        url = self.city.url("dispatcher", f"/offers/{offer.data['offerId']}/decline")
+        return await self.phone.call("POST", url, {"reason": reason})
+
+
+def start_city(stack: LocalStack, env: Mapping[str, str]) -> dict[str, ServiceProcess]:
+    """From the servers to four services that are ready."""
+    stack.provision()
+    stack.create_topics(env)
+    stack.migrate(env=env)
+    services = {name: stack.start_service(name, env) for name in SERVICES}
+    for process in services.values():
+        process.wait_ready()
+    return services

@@ -1,0 +1,28 @@
+"""One running system for all end-to-end tests of a run."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+
+import pytest
+
+from deploy.local.services import ServiceProcess
+from deploy.local.stack import LocalStack
+from tests.e2e.city import City, start_city
+from tools.demo.phone import new_client
+
+LIFETIME_S = 8  # of an order: long enough for people on a busy machine, short enough to wait for
+
+
+@pytest.fixture(scope="session")
+def services(stack: LocalStack) -> Mapping[str, ServiceProcess]:
+    """The four services, ready; stopped with the stack."""
+    env = {"ORDER_LIFETIME_S": str(LIFETIME_S), "LOG_LEVEL": "INFO", "CREATES_PER_MINUTE": "1000"}
+    return start_city(stack, env)
+
+
+@pytest.fixture
+async def city(stack: LocalStack, services: Mapping[str, ServiceProcess]) -> AsyncIterator[City]:
+    """The system, with phones of this test's own."""
+    async with new_client() as client:
+        yield City(stack, services, client, stack.command_env())
