@@ -1,0 +1,1 @@
+"""What docker-compose.yml needs on a laptop before its first start."""
