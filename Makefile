@@ -7,12 +7,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-PACKAGES := libs/common services/order-api services/dispatcher services/notifier services/expiry
-CODE := libs services deploy tests tools bench
+PACKAGES := libs/common services/order-api services/dispatcher services/notifier services/expiry tools/weelo_cli
+CODE := libs services deploy tests tools
+NODE_CHECKS := tests/contract/node
 ROLE ?= customer
 ID ?= c-1
 
-.PHONY: help setup lock demo up down token test test-unit test-faults lint format typecheck verify-ledger clean
+.PHONY: help setup lock demo up down token test test-unit test-faults lint format typecheck contracts contract-tools verify-ledger clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -29,7 +30,7 @@ $(STAMP): requirements.lock $(addsuffix /pyproject.toml,$(PACKAGES))
 
 lock: ## pin all dependencies anew, with hashes (needs uv)
 	uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
-		--no-emit-package weelo-common libs/common/pyproject.toml services/*/pyproject.toml requirements-dev.in -o requirements.lock
+		--no-emit-package weelo-common libs/common/pyproject.toml services/*/pyproject.toml tools/weelo_cli/pyproject.toml requirements-dev.in -o requirements.lock
 
 demo: setup ## run a whole evening in Delhi on the local stack, and check the ledger
 	@ORDER_LIFETIME_S=$${ORDER_LIFETIME_S:-20} WEELO_RUN_DIR=$${WEELO_RUN_DIR:-.run/demo} WEELO_PORT_BASE=$${WEELO_PORT_BASE:-free} \
@@ -44,21 +45,22 @@ down: setup ## stop the local stack
 token: setup ## print a token for the local stack: make token ROLE=customer ID=c-1
 	@$(BIN)/python -m tools.token $(ROLE) $(ID)
 
-test: setup ## run all tests but the long ones, on real servers of their own
+test: setup contract-tools ## run all tests but the long ones, on real servers of their own
 	@$(BIN)/python -m deploy.local fetch
 	$(BIN)/pytest -m "not faults"
 
 test-unit: setup ## run the tests that need no servers
-	$(BIN)/pytest libs services
+	$(BIN)/pytest libs services tools
 
 test-faults: setup ## run the long tests that kill, freeze and cut things off
 	@$(BIN)/python -m deploy.local fetch
 	$(BIN)/pytest -m faults
 
-lint: setup ## ruff (lint and format) and the direction of imports
+lint: setup ## ruff (lint and format), the direction of imports, the event contract
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --no-cache
+	@$(BIN)/python -m tools.contracts check
 
 format: setup ## let ruff format and mend what it can
 	$(BIN)/ruff format .
@@ -67,8 +69,20 @@ format: setup ## let ruff format and mend what it can
 typecheck: setup ## mypy, strict
 	$(BIN)/mypy $(CODE)
 
+contracts: setup ## make the event contract's files anew (schemas/); refuses what breaks v1
+	@$(BIN)/python -m tools.contracts write
+
+contract-tools: ## install others' tools that the contract is checked with, where npm is on the machine
+	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory --silent $(NODE_CHECKS)/node_modules/.installed; \
+	else echo "npm is not there: the checks with kafkajs and the AsyncAPI parser are left out"; fi
+	@command -v kcat >/dev/null || echo "kcat is not there (Debian: apt-get install kcat): the checks with it are left out"
+
+$(NODE_CHECKS)/node_modules/.installed: $(NODE_CHECKS)/package.json $(NODE_CHECKS)/package-lock.json
+	cd $(NODE_CHECKS) && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error
+	@touch $@
+
 verify-ledger: setup ## check the ledger of the running local stack
 	@$(BIN)/python -m tools.ledger
 
 clean: ## remove what the tools and the local stack wrote, but not .venv
-	rm -rf .run .mypy_cache .ruff_cache .pytest_cache .hypothesis demo-report.json
+	rm -rf $(NODE_CHECKS)/node_modules .run .mypy_cache .ruff_cache .pytest_cache .hypothesis demo-report.json

@@ -26,7 +26,7 @@ FETCH_TIMEOUT_S = 900.0  # 44 MB from a registry that may be slow
 FORMAT_TIMEOUT_S = 60.0
 READY_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 15.0
-HEAP = ("-Xms256m", "-Xmx512m")
+HEAP = ("-Xms256m", "-Xmx1g")
 
 SERVER_PROPERTIES = """\
 process.roles=broker,controller

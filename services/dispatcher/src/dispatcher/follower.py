@@ -126,7 +126,8 @@ class Follower:
 
     async def _session(self, stop: asyncio.Event) -> None:
         consumer = self._kafka.consumer(group=None)
-        await self._kafka.start_consumer(consumer)
+        if not await self._kafka.start_consumer_unless(stop, consumer):
+            return
         try:
             consumer.assign(self._partitions)
             ends = await asyncio.wait_for(consumer.end_offsets(self._partitions), self._kafka.deadline_s)
@@ -183,6 +184,7 @@ class Follower:
             self._log_malformed(CAPTAINS_STATE, record, str(error))
             return False
         if not isinstance(envelope.event, CaptainState):
+            self._log_malformed(CAPTAINS_STATE, record, f"no {CaptainState.TYPE}: {envelope.type}")
             return False
         return self._fleet.apply_state(envelope.event, epoch_ms(envelope.time))
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Annotated, ClassVar
+
+from pydantic import Field
 
 from weelo_common.clock import UtcTime
+from weelo_common.events import fields
 from weelo_common.events.envelope import Event, Model
 from weelo_common.events.orders import Place, Rupees
 from weelo_common.events.topics import DISPATCH_OFFERS, Topic
@@ -15,25 +18,25 @@ class DispatchEvent(Event):
 
     TOPIC: ClassVar[Topic] = DISPATCH_OFFERS
 
-    order_id: str
+    order_id: fields.OrderId
 
     def key(self) -> str:
         return self.order_id
 
 
 class Offer(Model):
-    """One offer to one captain; distances in metres, ``open_trucks`` counts those of its requirement line."""
+    """One offer to one captain; distances in metres, ``openTrucks`` counts those of its requirement line."""
 
-    offer_id: str
-    captain_id: str
-    transporter_id: str
-    vehicle_type: str
-    vehicle_subtype: str
-    pickup_distance_m: int
-    price_per_truck: Rupees
-    open_trucks: int
-    offer_token: str
-    expires_at: UtcTime
+    offer_id: fields.OfferId
+    captain_id: fields.CaptainId
+    transporter_id: fields.TransporterId
+    vehicle_type: fields.VehicleType
+    vehicle_subtype: fields.VehicleSubtype
+    pickup_distance_m: Annotated[int, Field(description="From the captain to the pickup, in metres.")]
+    price_per_truck: Annotated[Rupees, Field(description="Whole rupees.")]
+    open_trucks: Annotated[int, Field(description="Trucks of this type and subtype that nobody has won yet.")]
+    offer_token: fields.OfferToken
+    expires_at: Annotated[UtcTime, Field(description="After this the offer wins nothing any more.")]
 
 
 class OffersMade(DispatchEvent):
@@ -41,19 +44,21 @@ class OffersMade(DispatchEvent):
 
     TYPE: ClassVar[str] = "weelo.dispatch.offers_made.v1"
 
-    wave: int
-    radius_m: int
+    wave: Annotated[int, Field(description="1, 2, 3 …; replacements carry the current wave.")]
+    radius_m: Annotated[
+        int, Field(description="How far from the pickup captains were looked for, in metres.")
+    ]
     offers: tuple[Offer, ...]
     pickup: Place
     drop: Place
-    distance_km: int | float
+    distance_km: fields.DistanceKm
 
 
 class WithdrawnOffer(Model):
     """An offer that ended, and whose it was."""
 
-    offer_id: str
-    captain_id: str
+    offer_id: fields.OfferId
+    captain_id: fields.CaptainId
 
 
 class OffersWithdrawn(DispatchEvent):
@@ -61,7 +66,7 @@ class OffersWithdrawn(DispatchEvent):
 
     TYPE: ClassVar[str] = "weelo.dispatch.offers_withdrawn.v1"
 
-    reason: str
+    reason: fields.WithdrawReason
     offers: tuple[WithdrawnOffer, ...]
 
 
@@ -70,9 +75,9 @@ class OfferDeclined(DispatchEvent):
 
     TYPE: ClassVar[str] = "weelo.dispatch.offer_declined.v1"
 
-    offer_id: str
-    captain_id: str
-    reason: str
+    offer_id: fields.OfferId
+    captain_id: fields.CaptainId
+    reason: fields.DeclineReason
 
 
 class DispatchExhausted(DispatchEvent):
@@ -80,4 +85,4 @@ class DispatchExhausted(DispatchEvent):
 
     TYPE: ClassVar[str] = "weelo.dispatch.exhausted.v1"
 
-    waves: int
+    waves: Annotated[int, Field(description="How many waves there were.")]

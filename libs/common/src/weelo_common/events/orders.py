@@ -9,21 +9,33 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from weelo_common.clock import UtcTime
+from weelo_common.events import fields
 from weelo_common.events.envelope import Event, Model
+from weelo_common.events.fields import Rupees
 from weelo_common.events.topics import ORDERS_EVENTS, Topic
-from weelo_common.geo import Latitude, Longitude
 
-Rupees = Annotated[int, Field(ge=0)]
-"""Money: whole Indian rupees."""
+__all__ = [
+    "OrderCancelled",
+    "OrderCompleted",
+    "OrderCreated",
+    "OrderEvent",
+    "OrderExpired",
+    "OrderFullyFilled",
+    "Place",
+    "RequestedTruck",
+    "Rupees",
+    "TruckAssigned",
+    "TruckReleased",
+    "TruckStarted",
+]
 
 
 class Place(Model):
     """Where a truck goes: a point with its address."""
 
-    latitude: Latitude
-    longitude: Longitude
-    address: str
+    latitude: fields.PlaceLatitude
+    longitude: fields.PlaceLongitude
+    address: fields.Address
     city: str | None = None
     state: str | None = None
 
@@ -33,14 +45,14 @@ class OrderEvent(Event):
 
     TOPIC: ClassVar[Topic] = ORDERS_EVENTS
 
-    order_id: str
-    order_version: int
-    customer_id: str
-    status: str
-    searching: bool
-    trucks_filled: int
-    total_trucks: int
-    occurred_at: UtcTime
+    order_id: fields.OrderId
+    order_version: fields.OrderVersion
+    customer_id: fields.CustomerId
+    status: fields.OrderStatus
+    searching: Annotated[bool, Field(description="True while trucks are looked for; never true again.")]
+    trucks_filled: Annotated[int, Field(description="Trucks won by captains: assigned, started or done.")]
+    total_trucks: Annotated[int, Field(description="Trucks that the customer ordered.")]
+    occurred_at: fields.OccurredAt
 
     def key(self) -> str:
         return self.order_id
@@ -49,10 +61,10 @@ class OrderEvent(Event):
 class RequestedTruck(Model):
     """One truck of an order, and its price in rupees."""
 
-    id: str
-    vehicle_type: str
-    vehicle_subtype: str
-    price_per_truck: Rupees
+    id: fields.TruckRequestId
+    vehicle_type: fields.VehicleType
+    vehicle_subtype: fields.VehicleSubtype
+    price_per_truck: Annotated[Rupees, Field(description="Whole rupees.")]
 
 
 class OrderCreated(OrderEvent):
@@ -62,11 +74,11 @@ class OrderCreated(OrderEvent):
 
     pickup: Place
     drop: Place
-    distance_km: int | float
-    goods_type: str | None = None
-    total_amount: Rupees
-    expires_at: UtcTime
-    truck_requests: tuple[RequestedTruck, ...]
+    distance_km: fields.DistanceKm
+    goods_type: Annotated[str | None, Field(description="What is carried, in the customer's words.")] = None
+    total_amount: Annotated[Rupees, Field(description="The sum of the prices, in whole rupees.")]
+    expires_at: fields.OrderExpiresAt
+    truck_requests: Annotated[tuple[RequestedTruck, ...], Field(description="One for each truck.")]
 
 
 class TruckAssigned(OrderEvent):
@@ -74,13 +86,13 @@ class TruckAssigned(OrderEvent):
 
     TYPE: ClassVar[str] = "weelo.order.truck_assigned.v1"
 
-    truck_request_id: str
-    captain_id: str
-    transporter_id: str
-    vehicle_type: str
-    vehicle_subtype: str
-    vehicle_number: str
-    offer_id: str
+    truck_request_id: fields.TruckRequestId
+    captain_id: fields.CaptainId
+    transporter_id: fields.TransporterId
+    vehicle_type: fields.VehicleType
+    vehicle_subtype: fields.VehicleSubtype
+    vehicle_number: fields.VehicleNumber
+    offer_id: fields.OfferId
     pickup: Place
     drop: Place
 
@@ -96,10 +108,10 @@ class TruckReleased(OrderEvent):
 
     TYPE: ClassVar[str] = "weelo.order.truck_released.v1"
 
-    truck_request_id: str
-    captain_id: str
-    reason: str
-    truck_request_status: str
+    truck_request_id: fields.TruckRequestId
+    captain_id: fields.CaptainId
+    reason: fields.ReleaseReason
+    truck_request_status: fields.TruckRequestStatus
 
 
 class OrderCancelled(OrderEvent):
@@ -107,7 +119,7 @@ class OrderCancelled(OrderEvent):
 
     TYPE: ClassVar[str] = "weelo.order.cancelled.v1"
 
-    reason: str
+    reason: fields.CancelReason
 
 
 class OrderExpired(OrderEvent):
@@ -115,7 +127,9 @@ class OrderExpired(OrderEvent):
 
     TYPE: ClassVar[str] = "weelo.order.expired.v1"
 
-    expired_truck_request_ids: tuple[str, ...]
+    expired_truck_request_ids: Annotated[
+        tuple[str, ...], Field(description="The truck requests that nobody won.")
+    ]
 
 
 class TruckStarted(OrderEvent):
@@ -123,8 +137,8 @@ class TruckStarted(OrderEvent):
 
     TYPE: ClassVar[str] = "weelo.order.truck_started.v1"
 
-    truck_request_id: str
-    captain_id: str
+    truck_request_id: fields.TruckRequestId
+    captain_id: fields.CaptainId
 
 
 class OrderCompleted(OrderEvent):

@@ -12,10 +12,29 @@ import struct
 from collections.abc import Iterable
 from typing import NamedTuple
 
-FORMAT_VERSION = 1
-POSITION_BYTES = 32
 _DEGREES = 10_000_000
-_LAYOUT = struct.Struct("<16siiq")
+
+
+class PackedField(NamedTuple):
+    """One field of a packed position, in the order of the bytes."""
+
+    name: str
+    code: str
+    """As the module ``struct`` writes it, little-endian."""
+    type: str
+    meaning: str
+
+
+FORMAT_VERSION = 1
+FIELDS = (
+    PackedField("captain", "16s", "bytes", "the first 16 bytes of SHA-256 of the captain's id in UTF-8"),
+    PackedField("latitude", "i", "int32", "degrees north × 10⁷"),
+    PackedField("longitude", "i", "int32", "degrees east × 10⁷"),
+    PackedField("recordedAt", "q", "int64", "ms since 1970-01-01T00:00:00Z by the captain's phone"),
+)
+"""The layout. Another one needs a higher FORMAT_VERSION, and readers that know both before a writer uses it."""
+_LAYOUT = struct.Struct("<" + "".join(one.code for one in FIELDS))
+POSITION_BYTES = _LAYOUT.size  # 32
 
 
 class MalformedPositions(Exception):

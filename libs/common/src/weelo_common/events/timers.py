@@ -14,8 +14,24 @@ from weelo_common.ids import derived_id
 MAX_PAYLOAD_BYTES = 8 * 1024
 MAX_HORIZON_DAYS = 30  # a timer further ahead is refused
 
-TimerKey = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[a-z][a-z0-9-]*:.+$")]
-Version = Annotated[int, Field(ge=1, le=2**31 - 1)]
+TimerKey = Annotated[
+    str,
+    StringConstraints(min_length=1, max_length=200, pattern=r"^[a-z][a-z0-9-]*:.+$"),
+    Field(description="`<name>:<subject>`, one timer at a time.", examples=["order-expiry:<order id>"]),
+]
+Version = Annotated[
+    int,
+    Field(
+        ge=1,
+        le=2**31 - 1,
+        description="Counts the schedulings of the key; a lower or equal one than you know is ignored.",
+    ),
+]
+DueAt = Annotated[UtcTime, Field(description="When the timer is to fire.")]
+Payload = Annotated[
+    dict[str, JsonValue],
+    Field(description="The owner's own, at most 8 KiB of JSON; comes back as it was given."),
+]
 
 
 def timer_key(name: str, subject: str) -> str:
@@ -28,7 +44,9 @@ class TimerEvent(Event):
 
     timer_key: TimerKey
     version: Version
-    order_id: str | None = None
+    order_id: Annotated[
+        str | None, Field(description="The order that the timer belongs to, and then the Kafka key.")
+    ] = None
 
     def key(self) -> str:
         return self.order_id or self.timer_key
@@ -43,9 +61,13 @@ class TimerScheduled(TimerEvent):
     TYPE: ClassVar[str] = "weelo.timer.scheduled.v1"
     TOPIC: ClassVar[Topic] = TIMERS_COMMANDS
 
-    owner: Annotated[str, StringConstraints(min_length=1, max_length=64)]
-    due_at: UtcTime
-    payload: dict[str, JsonValue] = Field(default_factory=dict)
+    owner: Annotated[
+        str,
+        StringConstraints(min_length=1, max_length=64),
+        Field(description="The service that handles the firing.", examples=["order-api", "dispatcher"]),
+    ]
+    due_at: DueAt
+    payload: Payload = Field(default_factory=dict)
 
 
 class TimerCancelled(TimerEvent):
@@ -61,10 +83,10 @@ class TimerFired(TimerEvent):
     TYPE: ClassVar[str] = "weelo.timer.fired.v1"
     TOPIC: ClassVar[Topic] = TIMERS_FIRED
 
-    owner: str
-    due_at: UtcTime
-    fired_at: UtcTime
-    payload: dict[str, JsonValue] = Field(default_factory=dict)
+    owner: Annotated[str, Field(description="The service that handles the firing; the others ignore it.")]
+    due_at: DueAt
+    fired_at: Annotated[UtcTime, Field(description="When the timer was found due.")]
+    payload: Payload = Field(default_factory=dict)
 
     def event_id(self) -> str:
         """The id of this firing: the same for the same key and version."""

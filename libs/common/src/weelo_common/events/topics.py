@@ -1,7 +1,8 @@
-"""Every topic of the system, declared once: name, partitions, retention, key, who reads it.
+"""Every topic of the system, declared once: name, partitions, retention, key, who owns, writes and reads it.
 
-The job that creates topics (``python -m weelo_common.topics``) and every producer and consumer take them from
-here. Topics keyed by order id have the same number of partitions, so that one replica sees all of an order.
+What creates topics (``weelo topics apply``, and the job ``python -m weelo_common.topics``), every producer and
+consumer, and the published AsyncAPI document take them from here. Topics keyed by order id have the same number of
+partitions, so that one replica sees all of an order.
 """
 
 from __future__ import annotations
@@ -23,27 +24,66 @@ EXPIRY = "expiry"
 
 @dataclass(frozen=True, slots=True)
 class Topic:
-    """One Kafka topic: its retention in ms, and the consumer groups that own a dead-letter topic on it."""
+    """One Kafka topic: its retention in ms, and who has to do with it, by the services' names."""
 
     name: str
     partitions: int
     retention_ms: int
     key: str
     groups: tuple[str, ...] = ()
+    """The consumer groups, each named for its service; each owns a dead-letter topic on this one."""
+    owner: str = ""
+    """The service that answers for what stands here."""
+    producers: tuple[str, ...] = ()
+    readers: tuple[str, ...] = ()
+    """Services that read it in full, every replica for itself, without a group or dead letters."""
+    public: bool = False
+    """Whether other teams may build on it."""
+    summary: str = ""
 
     def dlq(self, group: str) -> Topic:
         """The dead-letter topic of one consumer group."""
-        return Topic(f"{self.name}.{group}.dlq", 1, DLQ_RETENTION_MS, key=self.key)
+        return Topic(
+            f"{self.name}.{group}.dlq",
+            1,
+            DLQ_RETENTION_MS,
+            key=self.key,
+            owner=group,
+            producers=(group,),
+            summary=f"What {group} could never handle of {self.name}, with where, why and how often.",
+        )
 
 
 ORDERS_EVENTS = Topic(
-    "orders.events.v1", ORDER_PARTITIONS, 7 * _DAY_MS, key="order id", groups=(DISPATCHER, NOTIFIER)
+    "orders.events.v1",
+    ORDER_PARTITIONS,
+    7 * _DAY_MS,
+    key="order id",
+    groups=(DISPATCHER, NOTIFIER),
+    owner=ORDER_API,
+    producers=(ORDER_API,),
+    public=True,
+    summary="What happens to orders, from the first search to the last trip.",
 )
 DISPATCH_OFFERS = Topic(
-    "dispatch.offers.v1", ORDER_PARTITIONS, _DAY_MS, key="order id", groups=(ORDER_API, NOTIFIER)
+    "dispatch.offers.v1",
+    ORDER_PARTITIONS,
+    _DAY_MS,
+    key="order id",
+    groups=(ORDER_API, NOTIFIER),
+    owner=DISPATCHER,
+    producers=(DISPATCHER,),
+    summary="Offers made to captains, and how they end.",
 )
 TIMERS_COMMANDS = Topic(
-    "timers.commands.v1", ORDER_PARTITIONS, _DAY_MS, key="order id, else timer key", groups=(EXPIRY,)
+    "timers.commands.v1",
+    ORDER_PARTITIONS,
+    _DAY_MS,
+    key="order id, else timer key",
+    groups=(EXPIRY,),
+    owner=EXPIRY,
+    producers=(ORDER_API, DISPATCHER),
+    summary="Schedule, move or cancel a durable timer.",
 )
 TIMERS_FIRED = Topic(
     "timers.fired.v1",
@@ -51,9 +91,30 @@ TIMERS_FIRED = Topic(
     _DAY_MS,
     key="order id, else timer key",
     groups=(ORDER_API, DISPATCHER),
+    owner=EXPIRY,
+    producers=(EXPIRY,),
+    summary="Timers that are due. Each owner handles its own and ignores the rest.",
 )
-CAPTAINS_STATE = Topic("captains.state.v1", ORDER_PARTITIONS, _DAY_MS, key="captain id")
-CAPTAINS_LOCATIONS = Topic("captains.locations.v1", LOCATION_PARTITIONS, 10 * _MINUTE_MS, key="any")
+CAPTAINS_STATE = Topic(
+    "captains.state.v1",
+    ORDER_PARTITIONS,
+    _DAY_MS,
+    key="captain id",
+    owner=DISPATCHER,
+    producers=(DISPATCHER,),
+    readers=(DISPATCHER,),
+    summary="What the dispatcher's replicas tell one another of a captain.",
+)
+CAPTAINS_LOCATIONS = Topic(
+    "captains.locations.v1",
+    LOCATION_PARTITIONS,
+    10 * _MINUTE_MS,
+    key="any",
+    owner=DISPATCHER,
+    producers=(DISPATCHER,),
+    readers=(DISPATCHER,),
+    summary="Captains' positions, packed; internal to the dispatcher.",
+)
 
 ALL_TOPICS: tuple[Topic, ...] = (
     ORDERS_EVENTS,
