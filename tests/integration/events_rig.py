@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from uuid import uuid4
 
 from aiokafka import TopicPartition
+from aiokafka.admin import NewTopic
 from aiokafka.structs import ConsumerRecord
 from prometheus_client import CollectorRegistry
 
@@ -20,9 +21,12 @@ from weelo_common.kafka import KafkaClients
 from weelo_common.migrate import migrate
 from weelo_common.postgres import Database
 from weelo_common.settings import ServiceSettings
-from weelo_common.topics import create_topics
 
+GROUP = "dispatcher"  # whose dead letters have a topic
 PATIENCE_S = 20.0
+COUNT_LOCK_WAITS = """
+SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'
+"""
 
 
 @dataclass
@@ -33,6 +37,14 @@ class EventsRig:
     database: Database
     kafka: KafkaClients
     registry: CollectorRegistry
+
+    async def lock_wait(self) -> None:
+        """Return once some transaction of this database waits for another's lock."""
+        async with asyncio.timeout(PATIENCE_S), self.database.connection() as connection:
+            while True:
+                if await connection.fetchval(COUNT_LOCK_WAITS):
+                    return
+                await asyncio.sleep(0.01)
 
     async def records(self, topic: Topic, count: int) -> list[ConsumerRecord]:
         """All records of a topic, partition by partition, once there are ``count`` of them."""
@@ -69,11 +81,21 @@ async def events_rig(stack: LocalStack) -> AsyncIterator[EventsRig]:
         }
     )
     kafka = KafkaClients(settings, client_id="test")
-    await create_topics(kafka, replication_factor=1)
-    async with Database.open(settings, application_name="test") as database:
-        async with database.connection() as connection:
-            await migrate(connection, ["weelo_common"])
-        yield EventsRig(settings, database, kafka, CollectorRegistry())
+    # These and no more, and gone at the end: a broker that keeps thousands of partitions of tests runs out of memory.
+    topics = {
+        kafka.topic_name(topic): topic.partitions for topic in (ORDERS_EVENTS, ORDERS_EVENTS.dlq(GROUP))
+    }
+    async with kafka.admin() as admin:
+        await admin.create_topics([NewTopic(name, partitions, 1) for name, partitions in topics.items()])
+    try:
+        async with Database.open(settings, application_name="test") as database:
+            async with database.connection() as connection:
+                await migrate(connection, ["weelo_common"])
+            yield EventsRig(settings, database, kafka, CollectorRegistry())
+    finally:
+        async with kafka.admin() as admin:
+            await admin.delete_topics(list(topics))
+        await asyncio.to_thread(stack.remove, prefix)
 
 
 async def until(condition: Callable[[], bool], what: str, patience_s: float = PATIENCE_S) -> None:
@@ -99,4 +121,4 @@ def filled(order_id: str, version: int) -> OrderFullyFilled:
     )
 
 
-__all__ = ["ORDERS_EVENTS", "EventsRig", "events_rig", "filled", "until"]
+__all__ = ["GROUP", "ORDERS_EVENTS", "EventsRig", "events_rig", "filled", "until"]

@@ -2,36 +2,27 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 
 import pytest
 from aiokafka import AIOKafkaProducer
-from prometheus_client import CollectorRegistry
 
 from deploy.local.stack import LocalStack
-from tests.integration.events_rig import ORDERS_EVENTS, EventsRig, events_rig, filled, until
+from tests.integration.consumer_rig import CREATE_EFFECTS, NOTE, Member, consuming, effects, send
+from tests.integration.events_rig import GROUP, ORDERS_EVENTS, EventsRig, events_rig, filled, until
 from weelo_common import parking
-from weelo_common.consumer import Consumer, ConsumerMetrics
-from weelo_common.delivery import Delivery, Outcome, PoisonMessage, RetryLater
+from weelo_common.delivery import PoisonMessage, RetryLater
 from weelo_common.events import OrderFullyFilled, encode, seal
 from weelo_common.parking import Record
 from weelo_common.postgres import Connection, DatabaseUnavailable
-
-GROUP = "dispatcher"
-NOTE = "INSERT INTO effect (order_id, version) VALUES ($1, $2)"
 
 
 @pytest.fixture
 async def rig(stack: LocalStack) -> AsyncIterator[EventsRig]:
     async with events_rig(stack) as made:
         async with made.database.connection() as connection:
-            await connection.execute(
-                "CREATE TABLE effect (id bigint GENERATED ALWAYS AS IDENTITY, order_id text, version integer)"
-            )
+            await connection.execute(CREATE_EFFECTS)
         yield made
 
 
@@ -40,71 +31,6 @@ async def producer(rig: EventsRig) -> AsyncIterator[AIOKafkaProducer]:
     made = await rig.kafka.start_producer()
     yield made
     await rig.kafka.stop_producer(made)
-
-
-@dataclass
-class Member:
-    """One member of the group, with what its handler is told to do."""
-
-    rig: EventsRig
-    trouble: Callable[[OrderFullyFilled], Exception | None] = lambda event: None
-    registry: CollectorRegistry = field(default_factory=CollectorRegistry)
-    committed: list[tuple[str, int]] = field(default_factory=list)
-
-    async def handle(self, connection: Connection, delivery: Delivery[OrderFullyFilled]) -> Outcome:
-        event = delivery.event
-        await connection.execute(NOTE, event.order_id, event.order_version)
-        if error := self.trouble(event):
-            raise error
-        delivery.after_commit(lambda: self.committed.append((event.order_id, event.order_version)))
-        return Outcome.APPLIED
-
-    def consumer(self) -> Consumer:
-        return Consumer(
-            group=GROUP,
-            handlers={OrderFullyFilled: self.handle},
-            database=self.rig.database,
-            kafka=self.rig.kafka,
-            settings=self.rig.settings,
-            metrics=ConsumerMetrics(self.registry),
-        )
-
-    def count(self, outcome: str) -> int:
-        return int(
-            self.registry.get_sample_value(f"weelo_consumer_{outcome}_total", {"consumer": GROUP}) or 0
-        )
-
-    def adds_up(self) -> bool:
-        parts = ("applied", "duplicate", "ignored", "parked", "dead")
-        return self.count("consumed") == sum(self.count(part) for part in parts)
-
-
-@contextlib.asynccontextmanager
-async def consuming(*members: Member) -> AsyncIterator[list[Consumer]]:
-    stop = asyncio.Event()
-    consumers = [member.consumer() for member in members]
-    tasks = [asyncio.create_task(consumer.run(stop)) for consumer in consumers]
-    try:
-        yield consumers
-    finally:
-        stop.set()
-        await asyncio.gather(*tasks)
-
-
-async def send(
-    rig: EventsRig, producer: AIOKafkaProducer, order_id: str, version: int, event_id: str | None = None
-) -> None:
-    envelope = seal(filled(order_id, version), source="order-api", time=datetime.now(UTC), event_id=event_id)
-    headers, value = encode(envelope)
-    await producer.send_and_wait(
-        rig.kafka.topic_name(ORDERS_EVENTS), value, key=order_id.encode(), headers=headers
-    )
-
-
-async def effects(rig: EventsRig) -> list[tuple[str, int]]:
-    async with rig.database.connection() as connection:
-        rows = await connection.fetch("SELECT order_id, version FROM effect ORDER BY id")
-    return [(row["order_id"], row["version"]) for row in rows]
 
 
 async def test_an_event_that_comes_twice_has_one_effect(rig: EventsRig, producer: AIOKafkaProducer) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
+from datetime import timedelta
 
+import asyncpg
 import pytest
 
 from deploy.local.stack import LocalStack
@@ -62,6 +64,34 @@ async def test_the_nearest_free_captains_get_the_first_offers(rig: Rig) -> None:
     assert isinstance(timer, TimerScheduled)
     assert (timer.owner, timer.version, timer.payload) == ("dispatcher", 1, {"wave": 2})
     assert timer.timer_key == timer_key("dispatch-wave", order.order_id)
+
+
+async def test_a_token_ends_with_its_order_rounded_up_to_the_second(rig: Rig) -> None:
+    captain = await rig.captain(100)
+    order = rig.order(lifetime_s=45.5)
+    created = order.created()
+    await rig.publish(created)
+    await rig.live(order, 1)
+    (shown,) = await captain.offers()
+    claims = OfferTokenVerifier(rig.home.stack.keys.offer_jwks.read_text()).verify(shown["offerToken"])
+    assert timedelta(0) <= claims.expires_at - created.expires_at < timedelta(seconds=1)
+
+
+async def test_no_two_offers_of_an_order_to_one_captain_can_be_written(rig: Rig) -> None:
+    await rig.captain(100)
+    order = rig.order()
+    await rig.publish(order.created())
+    await rig.live(order, 1)
+    with pytest.raises(asyncpg.UniqueViolationError, match="one_offer_of_an_order_to_a_captain"):
+        await rig.rows(
+            """
+            INSERT INTO offers (offer_id, order_id, captain_id, transporter_id, vehicle_type, vehicle_subtype,
+                                vehicle_number, wave, distance_m, price_per_truck, open_trucks, made_at, expires_at)
+            SELECT 'another', order_id, captain_id, transporter_id, vehicle_type, vehicle_subtype,
+                   vehicle_number, wave, distance_m, price_per_truck, open_trucks, made_at, expires_at
+              FROM offers WHERE order_id = $1""",
+            order.order_id,
+        )
 
 
 async def test_a_repeat_of_the_creation_makes_no_second_offer(rig: Rig) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from deploy.local.stack import LocalStack
 from expiry.store import CLAIM, TimerStore
+from tests.integration.wrong_clock import with_wrong_clock
 from weelo_common.migrate import migrate
 from weelo_common.postgres import Connection, Database, database_now
 from weelo_common.settings import PostgresSettings
@@ -96,6 +97,22 @@ async def test_a_timer_is_never_claimed_before_the_databases_clock_says_so(conn:
     found = await STORE.claim(conn, 0, fresh_s=FRESH_S, limit=10)
     assert found.timers == []
     assert found.next_due_s == pytest.approx(30, abs=1)
+
+
+async def test_the_databases_clock_and_not_the_processs_says_what_is_due(
+    dsn: str, database: Database
+) -> None:
+    slow = await with_wrong_clock(dsn, -timedelta(hours=1))
+    async with (
+        Database.open(PostgresSettings(postgres_dsn=slow), application_name="test") as behind,
+        behind.connection() as conn,
+    ):
+        await schedule(conn, due_in_s=60)  # long past by this process's clock
+        found = await STORE.claim(conn, 0, fresh_s=FRESH_S, limit=10)
+        assert found.timers == []
+        assert found.next_due_s == pytest.approx(60, abs=5)
+    async with database.connection() as conn:
+        assert await claim(conn) == ["order-expiry:o-1"]
 
 
 async def test_a_claimed_timer_carries_what_was_scheduled(conn: Connection) -> None:

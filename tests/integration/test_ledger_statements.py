@@ -218,6 +218,48 @@ def won_twice(facts: Facts) -> Facts:
     return with_log(facts, "runs", log.log)
 
 
+def released_by_another_captain(facts: Facts) -> Facts:
+    log = History("runs").created().assigned("t-runs", "k-9", "fully_filled")
+    log.released("t-runs", "k-8", "released", "active", searching=True)
+    return with_log(facts, "runs", log.assigned("t-runs", "k-1", "fully_filled").log)
+
+
+def filled_and_then_expired(facts: Facts) -> Facts:
+    log = History("runs").created().assigned("t-runs", "k-1", "fully_filled")
+    log.add(OrderFullyFilled, "fully_filled", filled=1)
+    log.add(OrderExpired, "fully_filled", filled=1, expired_truck_request_ids=())
+    return with_order(with_log(facts, "runs", log.log), "runs", version=4)
+
+
+def cancelled_and_then_expired(facts: Facts) -> Facts:
+    log = History("late").created().add(OrderCancelled, "cancelled", reason="customer")
+    log.add(OrderExpired, "cancelled", expired_truck_request_ids=())
+    return with_order(with_log(facts, "late", log.log), "late", version=3, status="cancelled")
+
+
+def alive_again_after_it_expired(facts: Facts) -> Facts:
+    log = History("late").created().add(OrderExpired, "expired", expired_truck_request_ids=())
+    log.add(TruckStarted, "in_progress", truck_request_id="t-late", captain_id="k-9")
+    return with_order(with_log(facts, "late", log.log), "late", version=3, status="in_progress")
+
+
+def cancelled_twice(facts: Facts) -> Facts:
+    log = History("late").created()
+    for _ in range(2):
+        log.add(OrderCancelled, "cancelled", reason="customer")
+    return with_order(with_log(facts, "late", log.log), "late", version=3, status="cancelled")
+
+
+def created_twice(facts: Facts) -> Facts:
+    log = facts.events["new"]
+    return with_log(facts, "new", [*log, replace(log[0], event_id="another")])
+
+
+def last_event_counts_another_truck(facts: Facts) -> Facts:
+    log = History("late").created().add(OrderExpired, "expired", filled=1, expired_truck_request_ids=())
+    return with_log(facts, "late", log.log)
+
+
 DAMAGE: list[tuple[str, Callable[[Facts], Facts]]] = [
     ("every_201_is_an_order", lambda f: replace(f, answered_201=f.answered_201 | {"lost"})),
     (
@@ -233,6 +275,10 @@ DAMAGE: list[tuple[str, Callable[[Facts], Facts]]] = [
         lambda f: replace(f, answers=[AnswerRow("c-2", "key-1", 201, "done", "done")]),
     ),
     (
+        "every_idempotency_record_has_its_one_order",
+        lambda f: replace(f, answers=[*f.answers, AnswerRow("c-1", "key-2", 201, "done", "done")]),
+    ),
+    (
         "orders_are_created_events_are_the_dispatchers_view",
         lambda f: replace(f, dispatcher_orders=f.dispatcher_orders - {"late"}),
     ),
@@ -241,13 +287,18 @@ DAMAGE: list[tuple[str, Callable[[Facts], Facts]]] = [
         lambda f: replace(f, dispatcher_orders=f.dispatcher_orders | {"ghost"}),
     ),
     ("orders_are_created_events_are_the_dispatchers_view", lambda f: with_log(f, "new", [])),
+    ("orders_are_created_events_are_the_dispatchers_view", created_twice),
     ("versions_of_each_order_run_1_2_3", lambda f: without_version(f, "done", 3)),
     ("versions_of_each_order_run_1_2_3", swapped),
     ("versions_of_each_order_run_1_2_3", doubled_version),
     ("versions_of_each_order_run_1_2_3", lambda f: with_order(f, "new", version=2)),
     ("each_search_ended_at_most_once", reopened),
     ("each_search_ended_at_most_once", ended_twice),
+    ("each_search_ended_at_most_once", filled_and_then_expired),
+    ("each_search_ended_at_most_once", cancelled_and_then_expired),
     ("at_most_one_terminal_status_per_order", cancelled_after_it_expired),
+    ("at_most_one_terminal_status_per_order", alive_again_after_it_expired),
+    ("at_most_one_terminal_status_per_order", cancelled_twice),
     ("at_most_one_terminal_status_per_order", lambda f: with_order(f, "late", status="active")),
     ("no_order_searches_past_its_time", lambda f: with_order(f, "new", overdue=True)),
     ("trucks_filled_counts_the_trucks_won", lambda f: with_order(f, "done", trucks_filled=0)),
@@ -259,7 +310,9 @@ DAMAGE: list[tuple[str, Callable[[Facts], Facts]]] = [
         "no_captain_is_on_two_running_trips",
         lambda f: replace(f, trucks=[*f.trucks, TruckRow("t-x", "runs", "in_progress", "k-1")]),
     ),
+    ("trucks_filled_counts_the_trucks_won", last_event_counts_another_truck),
     ("no_truck_request_has_two_captains", won_twice),
+    ("no_truck_request_has_two_captains", released_by_another_captain),
     (
         "no_truck_request_has_two_captains",
         lambda f: replace(

@@ -33,6 +33,7 @@ from tests.integration.notifier_rig import (
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 Publish = Callable[..., Any]
+LARGEST_FRAME_BYTES = 2048  # of those that these tests send
 
 
 @pytest.fixture(scope="module")
@@ -176,6 +177,32 @@ async def test_a_client_that_stops_reading_is_closed_with_4429_and_made_whole_wh
             assert (ready["recovered"], ready["offset"]) == (True, 200)
             frames = await it.hear_upto(200)
             assert [frame["offset"] for frame in frames] == list(range(1, 201))
+
+
+async def test_what_waits_for_a_client_that_stops_reading_stays_bounded(
+    here: Ground, publish: Publish
+) -> None:
+    slow, quick = user(), user()
+    queue_bytes, looks = 8192, 50
+    settings = here.settings(
+        ws_queue_bytes=queue_bytes, ws_send_buffer_bytes=8192, ws_slow_deadline_s=30, heads_check_s=0.05
+    )
+    async with replica(settings) as notifier, deaf_phone(notifier) as it, phone(notifier) as other:
+        await it.enter(slow)
+        await other.enter(quick)
+        it.connection.transport.pause_reading()
+        await asyncio.gather(*(publish(offers_made(slow, quick, order_id=order_id())) for _ in range(200)))
+        await other.hear_upto(200)
+
+        def queued() -> float:
+            return notifier.metric("weelo_notifier_queued_bytes")
+
+        await until(lambda: queued() >= queue_bytes, "a full queue")
+        highest = 0.0
+        for _ in range(looks):
+            highest = max(highest, queued())
+            await asyncio.sleep(0.01)
+        assert highest <= queue_bytes + LARGEST_FRAME_BYTES
 
 
 @contextlib.asynccontextmanager

@@ -30,11 +30,13 @@ class Rig:
         self.pushed: list[Appended] = []
         self._handlers = handlers(Handlers(self._push))
 
-    async def handle(self, event: Event, *, event_id: str | None = None) -> Outcome:
+    async def handle(self, event: Event, *, event_id: str | None = None, commits: bool = True) -> Outcome:
         envelope = seal(event, source="test", time=datetime.now(UTC), event_id=event_id)
         delivery = Delivery(envelope, event, 0, 0, datetime.now(UTC))
         async with self.database.transaction() as connection:
             outcome = await self._handlers[type(event)](connection, delivery)
+            if not commits:
+                raise ZeroDivisionError
         delivery.committed()
         return outcome
 
@@ -75,6 +77,14 @@ async def test_what_is_pushed_is_what_is_stored(rig: Rig) -> None:
     captain = user()
     await rig.handle(offers_made(captain, order_id=order_id()))
     assert [one.frame for one in rig.pushed] == await rig.stream(captain)
+
+
+async def test_nothing_is_pushed_or_stored_where_the_commit_fails(rig: Rig) -> None:
+    captain = user()
+    with pytest.raises(ZeroDivisionError):
+        await rig.handle(offers_made(captain, order_id=order_id()), commits=False)
+    assert rig.pushed == []
+    assert await rig.stream(captain) == []
 
 
 async def test_an_event_that_comes_again_adds_nothing(rig: Rig) -> None:

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from datetime import timedelta
 
+import asyncpg
 import pytest
 
 from deploy.local.stack import LocalStack
@@ -21,8 +22,10 @@ from order_api.decision import Refusal
 from order_api.domain import Line, NewOrder, create
 from order_api.errors import AcceptLost
 from order_api.handlers import Touched
+from order_api.intake import ENDPOINT
 from order_api.model import TruckStatus
 from tests.integration.order_api_rig import PATIENCE_S, Bench, Home, order_api_bench, order_api_home
+from tests.integration.wrong_clock import with_wrong_clock
 from weelo_common.events import Place
 from weelo_common.ids import new_id
 from weelo_common.postgres import Connection, database_now
@@ -243,6 +246,16 @@ async def _ended_in_time(bench: Bench, order_id: str) -> Touched:
                 return touched
 
 
+async def test_the_databases_clock_and_not_the_processs_says_when_a_search_is_over(home: Home) -> None:
+    slow = await with_wrong_clock(home.values["postgres_dsn"], -timedelta(hours=1))
+    behind = replace(home, values=home.values | {"postgres_dsn": slow})
+    async with order_api_bench(behind) as bench:
+        order_id = await made(bench)  # its end is long past by this process's clock
+        assert isinstance(await tried(bench, order_id, f"k-{new_id()}"), Touched)
+    async with order_api_bench(home) as bench:
+        assert await bench.value("SELECT expires_at < clock_timestamp() FROM orders WHERE id = $1", order_id)
+
+
 async def test_a_row_that_changed_without_its_lock_is_not_overwritten(bench: Bench) -> None:
     order_id = await made(bench)
     async with bench.database.transaction() as connection:
@@ -264,3 +277,43 @@ async def test_no_two_running_truck_requests_of_a_captain_can_be_written(bench: 
         truck = replace(before.trucks[0], status=TruckStatus.ASSIGNED, captain_id="k-index")
         with pytest.raises(store.CaptainHasRunningTruck):
             await store.save_order(connection, before, replace(before, trucks=(truck,)))
+
+
+async def test_a_key_keeps_one_answer_even_when_the_order_of_its_first_create_is_over(bench: Bench) -> None:
+    line = Line("TRUCK", "TATA_ACE", 1, 500)
+    wish = NewOrder(f"c-{new_id()}", "", "", PLACE, PLACE, 5, None, None, (line,))
+    answer = store.KeptAnswer(ENDPOINT, "key-1", b"f" * 32, 201, b"{}")
+
+    async def create_under_the_key() -> str:
+        async with bench.database.transaction() as connection:
+            now = await database_now(connection)
+            order = create(wish, now=now, lifetime=timedelta(seconds=60), new_id=new_id).order
+            await store.insert_order(connection, order, answer)
+            return order.id
+
+    first = await create_under_the_key()
+    await bench.orders.cancel(first, customer_id=wish.customer_id, reason=None)
+    with pytest.raises(store.CustomerHasSearchingOrder):  # a twin that had looked before the first committed
+        await create_under_the_key()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        """
+        INSERT INTO idempotency_records (customer_id, endpoint, key, fingerprint, status, body, order_id, created_at)
+        SELECT customer_id, 'POST /orders', unnest(ARRAY['one', 'two']), '', 201, '', id, created_at
+          FROM orders WHERE id = $1""",
+        """
+        INSERT INTO truck_requests (id, order_id, request_number, vehicle_type, vehicle_subtype, price_per_truck,
+                                    status, created_at, updated_at)
+        SELECT gen_random_uuid(), order_id, request_number, vehicle_type, vehicle_subtype, price_per_truck,
+               status, created_at, updated_at FROM truck_requests WHERE order_id = $1""",
+    ],
+    ids=["two kept answers of one order", "two truck requests of one number"],
+)
+async def test_what_must_be_there_once_cannot_be_written_twice(bench: Bench, damage: str) -> None:
+    order_id = await made(bench)
+    async with bench.database.connection() as connection:
+        with pytest.raises(asyncpg.UniqueViolationError):
+            await connection.execute(damage, order_id)

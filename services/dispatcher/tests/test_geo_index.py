@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Sequence
 
 import pytest
@@ -77,6 +78,28 @@ def test_index_finds_the_same_captains_in_the_same_order_as_brute_force(
     known = fill(index, points + strangers)
     found = index.nearest(GROUP, *centre, k=k, radius_m=radius_m)
     assert [candidate.key for candidate in found.candidates] == brute_force(known, centre, k, radius_m)
+
+
+@pytest.mark.parametrize("centre", [(28.6, 77.2), (0.0, 180.0), (-45.0, -179.999), (89.97, 10.0)])
+def test_in_a_crowd_every_cell_around_the_centre_is_looked_at(centre: Point) -> None:
+    dice = random.Random(7)
+    latitude, longitude = centre
+    widening = 1 / math.cos(math.radians(latitude))
+    index = GeoIndex()
+    known = fill(
+        index,
+        [
+            (
+                min(90.0, latitude + dice.uniform(-0.02, 0.02)),
+                (longitude + dice.uniform(-0.02, 0.02) * widening + 180.0) % 360.0 - 180.0,
+            )
+            for _ in range(4000)
+        ],
+    )
+    for radius_m in (100.0, 200.0, 500.0, 1_500.0):
+        for k in (1, 20, 4000):
+            found = index.nearest(GROUP, *centre, k=k, radius_m=radius_m)
+            assert [one.key for one in found.candidates] == brute_force(known, centre, k, radius_m)
 
 
 @settings(max_examples=150, deadline=None)

@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import JsonValue
 
-from expiry.domain import ClaimedTimer, TimerRefused, check_cancel, fired_event, payload_text
+from expiry.domain import TOMBSTONE_S, ClaimedTimer, TimerRefused, check_cancel, fired_event, payload_text
 from weelo_common.events.timers import MAX_PAYLOAD_BYTES, TimerCancelled, TimerScheduled
+from weelo_common.events.topics import TIMERS_COMMANDS
 
 NOW = datetime(2026, 2, 3, 10, 0, tzinfo=UTC)
 
@@ -119,3 +120,7 @@ def test_a_moved_timer_fires_with_another_event_id() -> None:
 
 def test_lateness_is_from_the_due_time_to_the_claim() -> None:
     assert claimed().late_s == pytest.approx(0.012)
+
+
+def test_a_tombstone_outlives_every_command_that_its_topic_still_keeps() -> None:
+    assert TIMERS_COMMANDS.retention_ms <= TOMBSTONE_S * 1000

@@ -1,0 +1,82 @@
+"""The gate before a create, on a real Redis: what its lock, its replay cache and its rate limit may and may not do."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+
+from deploy.local.stack import LocalStack
+from order_api.gate import Busy, Entered, Gate
+from order_api.intake import ENDPOINT
+from tests.integration.order_api_rig import PATIENCE_S, Home, Rig, code, order_api, order_api_home
+from weelo_common.redis_client import RedisClient
+
+
+@pytest.fixture(scope="module")
+def home(stack: LocalStack) -> Iterator[Home]:
+    with order_api_home(stack) as made:
+        yield made
+
+
+@pytest.fixture
+async def rig(home: Home) -> AsyncIterator[Rig]:
+    async with order_api(home) as running:
+        yield running
+
+
+def gate(redis: RedisClient, *, lock_ms: int = 10_000) -> Gate:
+    return Gate(redis, lock_ms=lock_ms, replay_s=300, creates_per_minute=1000)
+
+
+async def test_a_retry_is_replayed_from_redis_while_that_remembers(rig: Rig) -> None:
+    customer = rig.customer()
+    first = await customer.create("key-1")
+    async with rig.database.connection() as connection:
+        await connection.execute(
+            "DELETE FROM idempotency_records WHERE customer_id = $1", customer.user_id
+        )  # so that only Redis can know
+    again = await customer.create("key-1")
+    assert (again.status_code, again.content) == (201, first.content)
+    assert again.headers["idempotent-replayed"] == "true"
+
+
+async def test_a_retry_over_the_rate_limit_is_replayed_from_postgresql_before_a_429_leaves(
+    home: Home,
+) -> None:
+    async with order_api(home, creates_per_minute=1) as rig, RedisClient.open(rig.settings) as redis:
+        customer = rig.customer()
+        first = await customer.create("key-1")
+        names = await redis.call(lambda r: r.keys("order-api:*:replay:*"))
+        await redis.call(lambda r: r.delete(*names))
+        assert code(await customer.create("key-2")) == (429, "RATE_LIMITED")
+        again = await customer.create("key-1")
+        assert (again.status_code, again.content) == (201, first.content)
+
+
+async def test_a_lock_whose_holder_died_runs_out_by_itself(rig: Rig) -> None:
+    customer = rig.customer()
+    async with RedisClient.open(rig.settings) as redis:
+        assert isinstance(await gate(redis, lock_ms=200).enter(customer.user_id, ENDPOINT, None), Entered)
+        assert code(await customer.create("key-1")) == (409, "CONCURRENT_REQUEST")
+        async with asyncio.timeout(PATIENCE_S):
+            while True:
+                if (await customer.create("key-1")).status_code == 201:
+                    break
+                await asyncio.sleep(0.02)
+
+
+async def test_who_was_too_slow_for_his_lock_does_not_release_the_next_ones(rig: Rig) -> None:
+    customer = rig.customer().user_id
+    async with RedisClient.open(rig.settings) as redis:
+        short, long = gate(redis, lock_ms=50), gate(redis)
+        slow = await short.enter(customer, ENDPOINT, None)
+        assert isinstance(slow, Entered)
+        async with asyncio.timeout(PATIENCE_S):
+            while True:
+                if isinstance(await long.enter(customer, ENDPOINT, None), Entered):
+                    break
+                await asyncio.sleep(0.01)
+        await short.leave(slow, customer, ENDPOINT, None, None)
+        assert await long.enter(customer, ENDPOINT, None) == Busy()

@@ -1,0 +1,92 @@
+"""The relay where Kafka takes only a part, or does not answer at all, on a real PostgreSQL."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from deploy.local.stack import LocalStack
+from tests.integration.events_rig import ORDERS_EVENTS, EventsRig, events_rig, filled
+from weelo_common.kafka import KafkaClients, KafkaUnavailable
+from weelo_common.outbox import Outbox, Relay, RelayMetrics
+
+LEASE_S = 2.0
+NO_SUCH_TOPIC = "nobody.made.this.v1"
+
+
+@pytest.fixture
+async def rig(stack: LocalStack) -> AsyncIterator[EventsRig]:
+    async with events_rig(stack) as made:
+        yield made
+
+
+def patient_relay(rig: EventsRig, bootstrap: str | None = None) -> Relay:
+    """A relay that would wait for Kafka for longer than its lease lasts, if its lease did not count."""
+    settings = rig.settings.model_copy(update={"kafka_request_deadline_s": 30.0, "relay_lease_s": LEASE_S})
+    if bootstrap is not None:
+        settings = settings.model_copy(update={"kafka_bootstrap_servers": bootstrap})
+    kafka = KafkaClients(settings, client_id="test")
+    return Relay(rig.database, kafka, settings, RelayMetrics(CollectorRegistry()))
+
+
+async def append(rig: EventsRig, *order_ids: str) -> None:
+    async with rig.database.transaction() as connection:
+        events = [filled(order_id, 1) for order_id in order_ids]
+        await Outbox("order-api").append(connection, events, at=datetime.now(UTC))
+
+
+async def unsent(rig: EventsRig) -> list[str]:
+    async with rig.database.connection() as connection:
+        return [row["key"] for row in await connection.fetch("SELECT key FROM outbox ORDER BY id")]
+
+
+async def close(relay: Relay) -> None:
+    stop = asyncio.Event()
+    stop.set()
+    await relay.run(stop)
+
+
+async def test_only_what_kafka_acknowledged_is_deleted_and_a_try_ends_before_its_lease(
+    rig: EventsRig,
+) -> None:
+    await append(rig, "taken", "refused", "behind it")
+    async with rig.database.connection() as connection:
+        await connection.execute("UPDATE outbox SET topic = $1 WHERE key = 'refused'", NO_SUCH_TOPIC)
+    relay = patient_relay(rig)
+    started = time.monotonic()
+    with pytest.raises(KafkaUnavailable, match="2 of 3"):
+        await relay.run_once()
+    assert time.monotonic() - started < LEASE_S
+    assert await unsent(rig) == ["refused", "behind it"]
+    async with rig.database.connection() as connection:
+        await connection.execute("UPDATE outbox SET topic = $1", ORDERS_EVENTS.name)
+    assert await relay.run_once() == 2
+    await close(relay)
+    keys = [record.key for record in await rig.records(ORDERS_EVENTS, 3)]
+    assert sorted(keys) == [b"behind it", b"refused", b"taken"]
+
+
+async def test_a_broker_that_never_answers_is_given_up_before_the_lease_ends(rig: EventsRig) -> None:
+    closed = asyncio.Event()
+
+    async def swallow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await closed.wait()
+        writer.close()
+
+    server = await asyncio.start_server(swallow, "127.0.0.1", 0)
+    await append(rig, "order-1")
+    relay = patient_relay(rig, f"127.0.0.1:{server.sockets[0].getsockname()[1]}")
+    started = time.monotonic()
+    with pytest.raises(KafkaUnavailable):
+        await relay.run_once()
+    assert time.monotonic() - started < LEASE_S
+    assert await unsent(rig) == ["order-1"]
+    closed.set()
+    server.close()
+    await close(relay)
+    await server.wait_closed()
