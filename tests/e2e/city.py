@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Mapping
+import itertools
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import uuid4
@@ -38,6 +39,18 @@ class City:
     env: Mapping[str, str]
     created: set[str] = field(default_factory=set)
     """Every order that a client was told of with a 201: the ledger must know them."""
+    spares: Mapping[str, Sequence[ServiceProcess]] = field(default_factory=dict)
+    """Further replicas, by service; calls go to all in turn, as through a load balancer that knows nothing."""
+    _turn: Iterator[int] = field(default_factory=itertools.count)
+
+    def replicas(self, service: str) -> list[ServiceProcess]:
+        """Every replica of a service."""
+        return [self.services[service], *self.spares.get(service, ())]
+
+    def next_replica(self, service: str) -> ServiceProcess:
+        """The replica whose turn it is."""
+        replicas = self.replicas(service)
+        return replicas[next(self._turn) % len(replicas)]
 
     def phone(self, role: str, person_id: str) -> Phone:
         """A phone with a fresh token."""
@@ -60,11 +73,17 @@ class City:
 
     def url(self, service: str, path: str) -> str:
         """``/orders`` → the whole URL."""
-        return f"{self.services[service].base_url}{API}{path}"
+        return f"{self.next_replica(service).base_url}{API}{path}"
 
     async def ledger(self) -> LedgerReport:
         """The ledger's word over all that happened so far."""
-        return await verify(LedgerConfig.from_env(self.env, self.created))
+        urls = {
+            f"WEELO_{service.replace('-', '_').upper()}_URL": ",".join(
+                replica.base_url for replica in self.replicas(service)
+            )
+            for service in SERVICES
+        }
+        return await verify(LedgerConfig.from_env({**self.env, **urls}, self.created))
 
 
 def new_subtype() -> str:
@@ -134,7 +153,7 @@ class Inbox:
 @contextlib.asynccontextmanager
 async def listening(city: City, phone: Phone) -> AsyncIterator[Inbox]:
     """A socket that stays open, and what came on it."""
-    stream = NotificationStream(city.services["notifier"].ws_url, lambda: phone.token)
+    stream = NotificationStream(lambda: city.next_replica("notifier").ws_url, lambda: phone.token)
     inbox = Inbox(stream)
 
     async def listen() -> None:

@@ -13,7 +13,7 @@ from uuid import uuid4
 
 from tests.e2e.city import Captain, City, Customer, new_subtype, order_body
 from tests.integration.events_rig import until
-from tools.demo.phone import API, Answer, Phone, Unanswered
+from tools.demo.phone import Answer, Phone, Unanswered
 from tools.weelo_client.notifications import Notification
 
 CUSTOMERS = 10
@@ -31,6 +31,9 @@ class Traffic:
     subtype: str = field(default_factory=new_subtype)
     answers: Counter[str] = field(default_factory=Counter)
     surprises: list[str] = field(default_factory=list)
+    slowest_503_s: float = 0.0
+    people: set[str] = field(default_factory=set)
+    """The captains, whose sockets are open."""
     _closing: asyncio.Event = field(default_factory=asyncio.Event)
 
     @contextlib.asynccontextmanager
@@ -40,6 +43,7 @@ class Traffic:
             captains = [
                 await sockets.enter_async_context(self.city.captain(self.subtype)) for _ in range(CAPTAINS)
             ]
+            self.people.update(captain.person_id for captain in captains)
             positions = work.create_task(self._drive(captains))
             deciding = [work.create_task(self._captain(captain)) for captain in captains]
             customers = [work.create_task(self._customer(self.city.customer())) for _ in range(CUSTOMERS)]
@@ -64,9 +68,10 @@ class Traffic:
     ) -> Answer:
         async with asyncio.timeout(PATIENCE_S):
             while True:
-                url = f"{self.city.services[service].base_url}{API}{path}"
+                url = self.city.url(service, path)
                 with contextlib.suppress(Unanswered):
                     answer = await phone.call(method, url, body, idempotency_key=key)
+                    self._note(answer)
                     if answer.status != 503 and answer.code != "CONCURRENT_REQUEST":
                         return answer
                 self.answers["again"] += 1
@@ -99,6 +104,7 @@ class Traffic:
             while True:
                 with contextlib.suppress(Unanswered):
                     read = await customer.read(order_id)
+                    self._note(read)
                     if read.ok and not read.data["order"]["searching"]:
                         self.answers[read.data["order"]["status"]] += 1
                         return
@@ -141,6 +147,14 @@ class Traffic:
                 captain.phone, "POST", "dispatcher", path, {"reason": "NOT_AVAILABLE"}
             )
             self._expect(declined, 200, "OFFER_EXPIRED")
+
+    def _note(self, answer: Answer) -> None:
+        """What the contract promises of any answer, whatever is broken behind it."""
+        if answer.status == 503:
+            self.slowest_503_s = max(self.slowest_503_s, answer.seconds)
+            self.answers["503"] += 1
+        if answer.status == 500 or answer.code == "NOT_AN_ENVELOPE":
+            self.surprises.append(f"{answer.status} {answer.body[:200]!r}")
 
     def _expect(self, answer: Answer, status: int, *codes: str) -> None:
         if answer.status != status and answer.code not in codes:

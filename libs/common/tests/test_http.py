@@ -87,7 +87,26 @@ async def test_success_is_the_envelope_with_a_request_id(client: httpx.AsyncClie
     assert response.headers["X-Request-Id"] == "r-1"
 
 
-@pytest.mark.parametrize("asked", ['x" onload="', "", "a" * 129, "+911234567890", "98765-43210"])
+@pytest.mark.parametrize(
+    "asked", ["r-1", "a" * 128, "2026-02-03T10:08:28.123Z", "0f" * 16, f"{1:08}-{2:04}-{3:04}-{4:04}-{5:012}"]
+)
+async def test_a_sane_request_id_stays(client: httpx.AsyncClient, asked: str) -> None:
+    response = await client.get("/health/none", headers={"X-Request-Id": asked})
+    assert response.headers["X-Request-Id"] == asked
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        'x" onload="',
+        "",
+        "a" * 129,
+        "+911234567890",
+        "98765-43210",
+        "call-9876543210",
+        "tel:+91-98765.43210/2",
+    ],
+)
 async def test_a_request_id_that_is_not_sane_is_replaced(client: httpx.AsyncClient, asked: str) -> None:
     response = await client.get("/health/none", headers={"X-Request-Id": asked})
     assert response.headers["X-Request-Id"] != asked

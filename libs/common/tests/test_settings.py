@@ -35,6 +35,7 @@ def test_the_defaults_are_enough_beside_what_only_the_deployment_knows(
         ("KAFKA_SECURITY_PROTOCOL", "SASL_SSL", "KAFKA_SASL_USERNAME"),
         ("SHUTDOWN_DEADLINE_S", "-1", "SHUTDOWN_DEADLINE_S"),
         ("KAFKA_TOPIC_PREFIX", "a b", "KAFKA_TOPIC_PREFIX"),
+        ("POSTGRES_POOL_MAX", "1", "POSTGRES_POOL_MAX"),
     ],
 )
 def test_a_bad_setting_stops_the_start_with_one_line_that_names_it(
@@ -73,3 +74,12 @@ def test_a_redis_url_of_another_kind_is_refused(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("REDIS_URL", "http://127.0.0.1")
     with pytest.raises(SystemExit, match="REDIS_URL"):
         load(RedisSettings)
+
+
+def test_a_lease_longer_than_a_late_batch_is_refused_where_the_broker_does_not_put_it_right(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, value in (GOOD | {"KAFKA_PRODUCER_IDEMPOTENCE": "false", "RELAY_LEASE_S": "6"}).items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit, match="RELAY_LEASE_S"):
+        load(ServiceSettings)

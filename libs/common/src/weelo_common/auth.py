@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
+from typing import Any
 
 import jwt
 
+from weelo_common.jwks import KeySet
 from weelo_common.settings import UserTokenSettings, secret_text
 
 MAX_TOKEN_LENGTH = 8192  # characters; a longer one is refused unread
@@ -38,19 +41,28 @@ class Principal:
     phone: str = field(default="", repr=False)
 
 
-class TokenVerifier:
-    """Checks tokens against one key."""
+class UnknownKey(InvalidToken):
+    """The token names a key that is not in the key set, as far as that is known here."""
 
-    def __init__(self, *, algorithm: str, key: str, issuer: str, audience: str, leeway_s: int) -> None:
+
+class TokenVerifier:
+    """Checks tokens against one key, or against the keys of a set by the token's ``kid``."""
+
+    def __init__(
+        self, *, algorithm: str, key: str | KeySet, issuer: str, audience: str, leeway_s: int
+    ) -> None:
         """Raises ValueError where the key does not fit the algorithm."""
         self._algorithm = algorithm
         self._issuer = issuer
         self._audience = audience
         self._leeway_s = leeway_s
-        try:
-            self._key = jwt.get_algorithm_by_name(algorithm).prepare_key(key)
-        except (ValueError, TypeError, jwt.PyJWTError) as error:
-            raise ValueError(f"the key for {algorithm} tokens cannot be read: {error}") from None
+        self._key_set = key if isinstance(key, KeySet) else None
+        self._key: Any = None
+        if isinstance(key, str):
+            try:
+                self._key = jwt.get_algorithm_by_name(algorithm).prepare_key(key)
+            except (ValueError, TypeError, jwt.PyJWTError) as error:
+                raise ValueError(f"the key for {algorithm} tokens cannot be read: {error}") from None
 
     @classmethod
     def from_settings(cls, settings: UserTokenSettings) -> TokenVerifier:
@@ -59,7 +71,15 @@ class TokenVerifier:
         Raises:
             ValueError: a key is missing or unreadable; the text names the setting.
         """
-        if settings.jwt_algorithm == "HS256":
+        key: str | KeySet
+        if settings.jwt_jwks_url is not None and settings.jwt_algorithm != "HS256":
+            key = KeySet(
+                settings.jwt_jwks_url.get_secret_value(),
+                algorithm=settings.jwt_algorithm,
+                refresh_s=settings.jwt_jwks_refresh_s,
+                refetch_s=settings.jwt_jwks_refetch_s,
+            )
+        elif settings.jwt_algorithm == "HS256":
             key = secret_text(settings.jwt_secret, None, "JWT_SECRET")
         else:
             key = secret_text(settings.jwt_public_key, settings.jwt_public_key_file, "JWT_PUBLIC_KEY")
@@ -71,18 +91,46 @@ class TokenVerifier:
             leeway_s=settings.jwt_leeway_s,
         )
 
-    def verify(self, token: str) -> Principal:
-        """Who the token speaks for.
+    @property
+    def trouble(self) -> str | None:
+        """None where there is a key to check with, else what is the matter."""
+        return self._key_set.trouble if self._key_set else None
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Keep the keys fresh until stopped; one fixed key needs nothing."""
+        if self._key_set is None:
+            await stop.wait()
+        else:
+            await self._key_set.run(stop)
+
+    async def authenticate(self, token: str) -> Principal:
+        """Who the token speaks for; for a key that is not known yet the key set is fetched again first.
 
         Raises:
             InvalidToken: it does not hold.
+            KeysUnavailable: no key set could be fetched yet.
+        """
+        try:
+            return self.verify(token)
+        except UnknownKey:
+            if self._key_set is None:
+                raise
+            await self._key_set.refetch()
+            return self.verify(token)
+
+    def verify(self, token: str) -> Principal:
+        """Who the token speaks for, with the keys at hand.
+
+        Raises:
+            InvalidToken: it does not hold.
+            KeysUnavailable: no key set could be fetched yet.
         """
         if len(token) > MAX_TOKEN_LENGTH:
             raise InvalidToken("the token is too long")
         try:
             claims = jwt.decode(
                 token,
-                self._key,
+                self._key_for(token),
                 algorithms=[self._algorithm],
                 issuer=self._issuer,
                 audience=self._audience,
@@ -114,6 +162,15 @@ class TokenVerifier:
             name=_text(claims.get("name")),
             phone=_text(claims.get("phone")),
         )
+
+    def _key_for(self, token: str) -> Any:
+        if self._key_set is None:
+            return self._key
+        kid = jwt.get_unverified_header(token).get("kid")
+        key = self._key_set.key(kid if isinstance(kid, str) else None)
+        if key is None:
+            raise UnknownKey("the token's key is not one we know")
+        return key
 
 
 def _text(value: object) -> str:

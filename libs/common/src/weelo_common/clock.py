@@ -34,8 +34,8 @@ def to_milliseconds(moment: datetime) -> datetime:
 
 def format_time(moment: datetime) -> str:
     """RFC 3339 with milliseconds and Z, e.g. ``2026-02-03T10:08:28.123Z``."""
-    utc = moment.astimezone(UTC)
-    return f"{utc.year:04d}-{utc:%m-%dT%H:%M:%S}.{utc.microsecond // 1000:03d}Z"
+    utc = moment if moment.tzinfo is UTC else moment.astimezone(UTC)
+    return f"{utc.isoformat(timespec='milliseconds')[:-6]}Z"  # isoformat cuts, and ends in +00:00
 
 
 def parse_time(text: str) -> datetime:

@@ -22,7 +22,7 @@ from weelo_common.dead_letters import DeadLetters
 from weelo_common.delivery import Handler, Outcome
 from weelo_common.events import Event
 from weelo_common.events.topics import Topic
-from weelo_common.kafka import KafkaClients, KafkaUnavailable
+from weelo_common.kafka import GOODBYE_S, KafkaClients, KafkaUnavailable
 from weelo_common.partition_worker import EventProcessor, PartitionWorker
 from weelo_common.postgres import Database
 from weelo_common.settings import KafkaSettings
@@ -60,6 +60,11 @@ class ConsumerMetrics:
             buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
         )
 
+    def announce(self, consumer: str) -> None:
+        """Tell zeros before the first event, so that a consumer that takes nothing is seen, too."""
+        for counter in (self.consumed, self.retries, *self.outcomes.values()):
+            counter.labels(consumer)
+
     def count(self, consumer: str, outcome: Outcome) -> None:
         """One event ended."""
         self.consumed.labels(consumer).inc()
@@ -89,6 +94,7 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has
         self._kafka = kafka
         self._settings = settings
         self._metrics = metrics
+        metrics.announce(group)
         self._on_assignment = on_assignment
         self._dead_letters = DeadLetters(kafka, group)
         self._processor = EventProcessor(group, handlers, database, self._dead_letters, metrics, relevant)
@@ -153,7 +159,7 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has
     async def _session(self, stop: asyncio.Event) -> None:
         consumer = self._kafka.consumer(group=self._group)
         consumer.subscribe(list(self._topics), listener=self)
-        if not await self._started(consumer, stop):
+        if not await self._kafka.start_consumer_unless(stop, consumer):
             return
         try:
             while not stop.is_set():
@@ -166,25 +172,9 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has
                 await self._reap()
             await self._drain()
             self._commit_at = 0.0
-            await self._commit(consumer)
+            await self._commit(consumer, deadline_s=GOODBYE_S)
         finally:
             await asyncio.shield(self._abandon(consumer))
-
-    async def _started(self, consumer: AIOKafkaConsumer, stop: asyncio.Event) -> bool:
-        """Connect, unless the stop comes first: brokers that are away must not hold up a shutdown."""
-        starting = asyncio.create_task(self._kafka.start_consumer(consumer))
-        stopping = asyncio.create_task(stop.wait())
-        try:
-            await asyncio.wait([starting, stopping], return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            stopping.cancel()
-            if not starting.done():
-                starting.cancel()
-                await asyncio.wait([starting])
-        if starting.cancelled():
-            return False
-        await starting
-        return True
 
     def _worker(self, tp: TopicPartition) -> PartitionWorker:
         worker = self._workers.get(tp)
@@ -226,7 +216,7 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has
         self._lag = lag
         self._metrics.lag.labels(self._group).set(lag)
 
-    async def _commit(self, consumer: AIOKafkaConsumer) -> None:
+    async def _commit(self, consumer: AIOKafkaConsumer, deadline_s: float | None = None) -> None:
         """Commit, per partition, the last contiguous finished offset + 1."""
         now = time.monotonic()
         if now < self._commit_at:
@@ -242,7 +232,7 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has
             return
         committing = {tp: self._workers[tp] for tp in positions}
         try:
-            await asyncio.wait_for(consumer.commit(positions), self._kafka.deadline_s)
+            await asyncio.wait_for(consumer.commit(positions), deadline_s or self._kafka.deadline_s)
         except (KafkaError, TimeoutError) as error:
             # The events are handled; if they come again the inbox knows them.
             log.warning("Offsets not committed", extra={"consumer": self._group, "reason": repr(error)})

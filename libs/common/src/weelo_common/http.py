@@ -6,6 +6,7 @@ The order of checks is the contract's: the token first, then the body. So a rout
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from collections.abc import Callable, Coroutine, Sequence
@@ -24,6 +25,8 @@ from weelo_common.auth import InvalidToken, Principal, Role, TokenVerifier
 from weelo_common.health import Health
 from weelo_common.http_middleware import MAX_BODY_BYTES, HttpMetrics, RequestMiddleware
 from weelo_common.ids import well_formed_id
+from weelo_common.jwks import KeysUnavailable
+from weelo_common.openapi import INTRODUCTION, DescribedApp, docs_router, told_by_route
 from weelo_common.postgres import DatabaseUnavailable
 
 __all__ = [
@@ -41,6 +44,9 @@ __all__ = [
 ]
 
 _METHODS_WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
+BODY_DEADLINE_S = 10.0  # 64 KiB on the slowest of phones; who sends nothing holds a task no longer than this
+MAX_PATH = 200  # characters of a field's path that an error tells; deep nesting would make it long
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _UNSTORABLE = re.compile(rb"\\u(0000|[dD][89a-fA-F])")  # NUL, or a surrogate that may stand alone
 
 
@@ -57,7 +63,9 @@ class Body(BaseModel):
     )
 
 
-PathId = Annotated[str, Path(description="A UUID"), AfterValidator(well_formed_id)]
+PathId = Annotated[
+    str, Path(description="A UUID", json_schema_extra={"format": "uuid"}), AfterValidator(well_formed_id)
+]
 """An id in a path that one of the services made; a malformed one is a 400."""
 
 
@@ -67,24 +75,35 @@ class RequireRole:
     def __init__(self, *roles: Role) -> None:
         self._roles = frozenset(roles) or frozenset(Role)
 
+    @property
+    def roles(self) -> frozenset[Role]:
+        """Who may call."""
+        return self._roles
+
     async def __call__(self, request: Request) -> Principal:
         caller: Principal = request.state.principal
         return caller
 
-    def authenticate(self, request: Request) -> Principal:
+    async def authenticate(self, request: Request) -> Principal:
         """Check the bearer token.
 
         Raises:
-            ApiError: 401 without a good token, 403 with the wrong role.
+            ApiError: 401 without a good token, 403 with the wrong role, 503 where no key was fetched yet.
         """
         verifier: TokenVerifier = request.app.state.verifier
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not token:
             raise _unauthenticated("A bearer token is needed.")
         try:
-            caller = verifier.verify(token.strip())
+            caller = await verifier.authenticate(token.strip())
         except InvalidToken as error:
             raise _unauthenticated(f"{error}.".capitalize()) from None
+        except KeysUnavailable:
+            raise ApiError(
+                ErrorCode.SERVICE_UNAVAILABLE,
+                "Tokens cannot be checked yet. Try again.",
+                retry_after_s=UNAVAILABLE_RETRY_S,
+            ) from None
         if caller.role not in self._roles:
             raise ApiError(ErrorCode.FORBIDDEN, f"Not for the role {caller.role}.")
         return caller
@@ -98,16 +117,21 @@ def principal(*roles: Role) -> RequireRole:
 class ApiRoute(APIRoute):
     """A route that checks the token before it reads the body, then the body's kind, size and text."""
 
+    def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
+        super().__init__(path, endpoint, **options)
+        guard = self._guard()
+        self.openapi_extra = told_by_route(self, guard.roles if guard else None)
+
+    def _guard(self) -> RequireRole | None:
+        return next((d.call for d in self.dependant.dependencies if isinstance(d.call, RequireRole)), None)
+
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
-        guard = next(
-            (d.call for d in self.dependant.dependencies if isinstance(d.call, RequireRole)),
-            None,
-        )
+        guard = self._guard()
 
         async def guarded(request: Request) -> Response:
             if guard is not None:
-                request.state.principal = guard.authenticate(request)
+                request.state.principal = await guard.authenticate(request)
             if request.method in _METHODS_WITH_BODY:
                 await _check_body(request)
             return await handle(request)
@@ -129,20 +153,24 @@ def create_app(
     verifier: TokenVerifier | None = None,
 ) -> FastAPI:
     """The application of a service: its routers, and what every service has."""
-    app = FastAPI(
+    app = DescribedApp(
         title=f"Weelo {service}",
         version="1",
+        description=INTRODUCTION,
+        separate_input_output_schemas=False,
         redirect_slashes=False,
         docs_url=None,
         redoc_url=None,
     )
     app.state.verifier = verifier
-    app.add_middleware(RequestMiddleware, metrics=HttpMetrics(registry))
+    app.state.http_metrics = HttpMetrics(registry)
+    app.add_middleware(RequestMiddleware, metrics=app.state.http_metrics)
     app.add_exception_handler(ApiError, _on_api_error)
     app.add_exception_handler(RequestValidationError, _on_validation_error)
     app.add_exception_handler(HTTPException, _on_http_exception)
     app.add_exception_handler(DatabaseUnavailable, _on_database_unavailable)
     app.include_router(_operations_router(service, health, registry))
+    app.include_router(docs_router(app.title))
     for router in routers:
         app.include_router(router)
     return app
@@ -181,18 +209,27 @@ async def _check_body(request: Request) -> None:
     told = request.headers.get("content-length", "0")
     if told.isdigit() and int(told) > MAX_BODY_BYTES:
         raise _too_large()
-    body = await request.body()
+    try:
+        async with asyncio.timeout(BODY_DEADLINE_S):
+            body = await request.body()
+    except TimeoutError:
+        raise ApiError(
+            ErrorCode.VALIDATION_ERROR,
+            "The request is not valid.",
+            details=[FieldProblem("body", f"did not come within {BODY_DEADLINE_S:.0f} s")],
+            headers={"Connection": "close"},  # what else comes on it is no request
+        ) from None
     if not body:
         return
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json" and not (kind.startswith("application/") and kind.endswith("+json")):
         raise ApiError(ErrorCode.UNSUPPORTED_MEDIA_TYPE, "The body must be application/json.")
-    if _UNSTORABLE.search(body):
+    if may_be_unstorable(body):
         try:
             value = json.loads(body)
         except (ValueError, RecursionError):
             return  # the parser that follows says what is wrong
-        problem = _unstorable(value, "")
+        problem = _unstorable(value)
         if problem is not None:
             raise ApiError(
                 ErrorCode.VALIDATION_ERROR,
@@ -201,23 +238,31 @@ async def _check_body(request: Request) -> None:
             )
 
 
-def _unstorable(value: object, path: str) -> str | None:
-    """The path of the first text that PostgreSQL could not store (NUL, a lone surrogate), or None."""
-    if isinstance(value, str):
-        try:
-            value.encode()
-        except UnicodeEncodeError:
-            return path or "body"
-        return (path or "body") if "\x00" in value else None
-    children: list[tuple[str, object]] = []
-    if isinstance(value, dict):
-        children = [(str(name), child) for name, child in value.items()]
-    elif isinstance(value, list):
-        children = [(str(index), child) for index, child in enumerate(value)]
-    for name, child in children:
-        found = _unstorable(child, f"{path}.{name}" if path else name)
-        if found is not None:
-            return found
+def may_be_unstorable(body: bytes) -> bool:
+    """Whether a body of JSON could hold a text that PostgreSQL cannot store: a quick look before a thorough one."""
+    return _UNSTORABLE.search(body) is not None
+
+
+def _unstorable(body: object) -> str | None:
+    """The path of a text that PostgreSQL could not store (NUL, a lone surrogate), or None.
+
+    Without recursion: how deep a body is nested is the caller's choice.
+    """
+    left: list[tuple[object, str]] = [(body, "")]
+    while left:
+        value, path = left.pop()
+        children: list[tuple[str, object]] = []
+        match value:
+            case str():
+                if "\x00" in value or _SURROGATE.search(value):
+                    return path.encode(errors="replace").decode() or "body"
+            case dict():
+                children = [(str(name), child) for name, child in value.items()]
+            case list():
+                children = [(str(index), child) for index, child in enumerate(value)]
+        left.extend(
+            (child, f"{path}.{name}"[-MAX_PATH:] if path else name) for name, child in reversed(children)
+        )
     return None
 
 
@@ -276,9 +321,14 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
     return answer.response()
 
 
-async def _on_database_unavailable(request: Request, error: Exception) -> Response:
+def database_unavailable() -> ApiError:
+    """What a caller gets while PostgreSQL is out of reach."""
     return ApiError(
         ErrorCode.SERVICE_UNAVAILABLE,
         "The service cannot reach its database. Try again.",
         retry_after_s=UNAVAILABLE_RETRY_S,
-    ).response()
+    )
+
+
+async def _on_database_unavailable(request: Request, error: Exception) -> Response:
+    return database_unavailable().response()

@@ -24,6 +24,9 @@ SELECT_PARTITIONS = """
 SELECT relname::text AS name FROM pg_inherits JOIN pg_class ON pg_class.oid = inhrelid
  WHERE inhparent = 'inbox'::regclass
 """
+# A row that a consumer puts into the default partition between our look and the CREATE would break the CREATE off.
+# The CREATE takes this lock itself; here it comes before the look. The partitions' locks go with it.
+LOCK_INBOX = "LOCK TABLE inbox IN ACCESS EXCLUSIVE MODE"
 TAKE_FROM_DEFAULT = "DELETE FROM inbox_default WHERE day = $1 RETURNING day, consumer, event_id"
 DROP_OLD_FROM_DEFAULT = "DELETE FROM inbox_default WHERE day < $1"
 PUT_BACK = "INSERT INTO inbox (day, consumer, event_id) VALUES ($1, $2, $3)"
@@ -58,6 +61,8 @@ async def keep_inbox_days(connection: Connection) -> int:
         day = today + timedelta(days=offset)
         if _partition(day) in present:
             continue
+        if not changed:
+            await connection.execute(LOCK_INBOX)
         strays = await connection.fetch(TAKE_FROM_DEFAULT, day)
         await connection.execute(
             f"CREATE TABLE {_partition(day)} PARTITION OF inbox "

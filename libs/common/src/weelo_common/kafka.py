@@ -23,6 +23,7 @@ from weelo_common.settings import KafkaSettings
 log = logging.getLogger(__name__)
 
 MAX_REQUEST_BYTES = 1024 * 1024  # the brokers' default for one batch
+GOODBYE_S = 2.5  # of the last words to a broker; several fit into a service's shutdown, and none is needed
 METADATA_MAX_AGE_MS = 30_000  # a topic made late is found within half a minute
 
 
@@ -81,9 +82,9 @@ class KafkaClients:
         return producer
 
     async def stop_producer(self, producer: AIOKafkaProducer) -> None:
-        """Stop a producer whose sends were all awaited; gives up at the deadline."""
+        """Stop a producer whose sends were all awaited; cuts it off where the brokers are away."""
         try:
-            await asyncio.wait_for(producer.stop(), self.deadline_s)
+            await asyncio.wait_for(producer.stop(), GOODBYE_S)
         except (KafkaError, OSError, TimeoutError):
             await self.drop_producer(producer)
 
@@ -97,9 +98,9 @@ class KafkaClients:
         if sender_task is not None:
             sender_task.cancel()
         with contextlib.suppress(KafkaError, OSError, TimeoutError):  # it is thrown away
-            await asyncio.wait_for(producer.client.close(), self.deadline_s)
+            await asyncio.wait_for(producer.client.close(), GOODBYE_S)
         if sender_task is not None:
-            await asyncio.wait([sender_task], timeout=self.deadline_s)
+            await asyncio.wait([sender_task], timeout=GOODBYE_S)
 
     def consumer(self, *, group: str | None) -> AIOKafkaConsumer:
         """A consumer, not started: the caller subscribes or assigns. Offsets are committed by hand.
@@ -137,12 +138,59 @@ class KafkaClients:
             await asyncio.shield(self.stop_consumer(consumer))
             raise
 
+    async def start_consumer_unless(self, stop: asyncio.Event, consumer: AIOKafkaConsumer) -> bool:
+        """Connect, unless the stop comes first: brokers that are away must not hold up a shutdown.
+
+        Raises:
+            KafkaUnavailable: as ``start_consumer``.
+        """
+        starting = asyncio.create_task(self.start_consumer(consumer))
+        stopping = asyncio.create_task(stop.wait())
+        try:
+            await asyncio.wait([starting, stopping], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            stopping.cancel()
+            if not starting.done():
+                starting.cancel()
+                await asyncio.wait([starting])
+        if starting.cancelled():
+            return False
+        await starting
+        return True
+
     async def stop_consumer(self, consumer: AIOKafkaConsumer) -> None:
-        """Leave the group and close; gives up at the deadline."""
-        with contextlib.suppress(
-            KafkaError, OSError, TimeoutError
-        ):  # the session time-out says goodbye for us
-            await asyncio.wait_for(consumer.stop(), self.deadline_s)
+        """Leave the group and close; where the brokers are away it is cut off, and the session's end says goodbye.
+
+        A ``stop()`` that is broken off leaves its tasks running: the heartbeat would hold the partitions in the name
+        of a member that reads nothing. So they are ended here.
+        """
+        try:
+            await asyncio.wait_for(consumer.stop(), GOODBYE_S)
+        except (KafkaError, OSError, TimeoutError):
+            await self._cut_off(consumer)
+
+    async def _cut_off(self, consumer: AIOKafkaConsumer) -> None:
+        coordinator, fetcher = consumer._coordinator, consumer._fetcher
+        tasks = {
+            task
+            for task in (
+                getattr(coordinator, "_coordination_task", None),
+                getattr(coordinator, "_heartbeat_task", None),
+                getattr(coordinator, "_commit_refresh_task", None),
+                getattr(coordinator, "_reset_committed_task", None),
+                getattr(fetcher, "_fetch_task", None),
+            )
+            if task is not None and not task.done()
+        }
+        for task in tasks:
+            task.cancel()
+        with contextlib.suppress(KafkaError, OSError, TimeoutError):  # it is thrown away
+            await asyncio.wait_for(consumer._client.close(), GOODBYE_S)
+        if tasks:
+            done, _ = await asyncio.wait(tasks, timeout=GOODBYE_S)
+            for task in done:
+                if not task.cancelled():
+                    task.exception()  # marks it as seen
 
     @contextlib.asynccontextmanager
     async def admin(self) -> Any:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import gc
 import logging
 import signal
 import socket
@@ -38,6 +39,7 @@ MIGRATE_PATIENCE_S = 60.0  # how long the migration job waits for a PostgreSQL t
 MIGRATE_RETRY_S = 0.5
 HTTP_KEEP_ALIVE_S = 75  # longer than the load balancers' 60 s, so that they close first
 HTTP_BACKLOG = 2048
+GC_THRESHOLDS = (10_000, 20, 20)  # objects, then rounds: some 100 requests between two looks instead of 7
 
 
 @dataclass(slots=True)
@@ -199,6 +201,7 @@ async def _serve(service: str, settings: SettingsT, build: Build[SettingsT]) -> 
     try:
         async with running(build, settings) as life:
             started = True
+            _spare_the_collector()
             log.info("Service started", extra={"httpPort": life.http_port})
             await life.wait(asked_to_stop)
             log.info("Service stops")
@@ -213,6 +216,16 @@ async def _serve(service: str, settings: SettingsT, build: Build[SettingsT]) -> 
         return 1  # a loop failed; it was logged when it did
     log.info("Service stopped")
     return 0
+
+
+def _spare_the_collector() -> None:
+    """What is there after the start stays: the garbage collector need not walk through it again and again.
+
+    And it looks at young objects less often; requests leave few cycles behind.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*GC_THRESHOLDS)
 
 
 class MigrationSettings(PostgresSettings):

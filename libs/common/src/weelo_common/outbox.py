@@ -14,9 +14,10 @@ import json
 import logging
 import time
 import uuid
+from collections import Counter as Counts
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeAlias
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
@@ -26,8 +27,9 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 from weelo_common.events import Event, TimerFired, encode, seal
 from weelo_common.kafka import KafkaClients, KafkaUnavailable
 from weelo_common.postgres import Connection, Database, DatabaseUnavailable
+from weelo_common.record_batches import Acknowledgement, BatchSender, Record
 from weelo_common.settings import ServiceSettings
-from weelo_common.telemetry import current_traceparent, span
+from weelo_common.telemetry import current_traceparent, is_recorded, span
 
 log = logging.getLogger(__name__)
 
@@ -46,14 +48,19 @@ RETURNING term
 """
 RELEASE_LEASE = "UPDATE outbox_lease SET expires_at = '-infinity', owner = '' WHERE owner = $1"
 SELECT_UNSENT = "SELECT id, topic, key, event_id, headers, payload FROM outbox ORDER BY id LIMIT $1"
+# It commits without waiting for the disk: a server that crashes and forgets it has the rows sent again, with their ids.
 DELETE_SENT = """
 DELETE FROM outbox WHERE id = ANY($1::bigint[])
-   AND EXISTS (SELECT FROM outbox_lease WHERE owner = $2 AND term = $3)
+   AND EXISTS (SELECT FROM outbox_lease
+                WHERE owner = $2 AND term = $3 AND set_config('synchronous_commit', 'off', true) = 'off')
 """
 SELECT_DEPTH = """
 SELECT count(*) AS depth, coalesce(extract(epoch FROM clock_timestamp() - min(created_at)), 0)::float8 AS age_s
   FROM (SELECT created_at FROM outbox ORDER BY id LIMIT 100000) AS unsent
 """
+
+
+OutboxColumns: TypeAlias = tuple[list[str], list[str], list[str], list[bytes], list[bytes]]
 
 
 class Outbox:
@@ -70,16 +77,32 @@ class Outbox:
         """
         if not events:
             return
+        # unnest() returns its rows in order, and the identity gives them ids in that order.
+        await connection.execute(INSERT_EVENTS, *self.columns(events, at=at))
+
+    def columns(self, events: Sequence[Event], *, at: datetime) -> OutboxColumns:
+        """The events as the columns topic, key, event_id, headers and payload of ``outbox``, for a statement that
+        inserts them together with their aggregate.
+
+        Raises:
+            EventTooLarge: an event that no broker would take.
+        """
         traceparent = current_traceparent()
-        rows: list[tuple[str, str, str, bytes, bytes]] = []
+        topics: list[str] = []
+        keys: list[str] = []
+        ids: list[str] = []
+        headers: list[bytes] = []
+        payloads: list[bytes] = []
         for event in events:
             event_id = event.event_id() if isinstance(event, TimerFired) else None
             envelope = seal(event, source=self._source, time=at, event_id=event_id)
-            headers, payload = encode(envelope, traceparent)
-            packed = json.dumps({name: value.decode() for name, value in headers}).encode()
-            rows.append((envelope.topic.name, envelope.key, envelope.id, packed, payload))
-        # unnest() returns its rows in order, and the identity gives them ids in that order.
-        await connection.execute(INSERT_EVENTS, *(list(column) for column in zip(*rows, strict=True)))
+            told, payload = encode(envelope, traceparent)
+            topics.append(envelope.topic.name)
+            keys.append(envelope.key)
+            ids.append(envelope.id)
+            headers.append(json.dumps({name: value.decode() for name, value in told}).encode())
+            payloads.append(payload)
+        return topics, keys, ids, headers, payloads
 
 
 class RelayMetrics:
@@ -113,6 +136,7 @@ class Relay:
         self._renew_at = 0.0
         self._measure_at = 0.0
         self._producer: AIOKafkaProducer | None = None
+        self._sender: BatchSender  # made with each producer
         self._woken = asyncio.Event()
         database.on_commit(self.wake)
 
@@ -187,53 +211,54 @@ class Relay:
             self._renew_at = 0.0
             return []
         try:
-            producer = self._producer or await asyncio.wait_for(self._kafka.start_producer(), deadline_s)
+            if self._producer is None:
+                self._producer = await asyncio.wait_for(self._kafka.start_producer(), deadline_s)
+                self._sender = BatchSender(self._producer)
         except TimeoutError:
             raise KafkaUnavailable("no producer within the lease") from None
-        self._producer = producer
-        futures: list[asyncio.Future[Any]] = []
+        handed: dict[int, Acknowledgement] = {}
         try:
             async with asyncio.timeout(self._lease_until - LEASE_MARGIN_S - time.monotonic()):
-                for row in rows:
-                    futures.append(await self._send(producer, row))
-                await asyncio.wait(futures, return_when=asyncio.FIRST_EXCEPTION)
+                await self._sender.send([self._record(row) for row in rows], handed)
+                await asyncio.wait(set(handed.values()), return_when=asyncio.FIRST_EXCEPTION)
         except (TimeoutError, KafkaError, OSError) as error:
             log.warning("Relay drops its producer", extra={"reason": f"{type(error).__name__}: {error}"})
         except asyncio.CancelledError:
             await asyncio.shield(self._drop_producer())
             raise
         acknowledged: list[int] = []
-        for row, future in zip(rows, futures, strict=False):
-            if _is_acknowledged(future):
+        published: Counts[str] = Counts()
+        for position, row in enumerate(rows):
+            if position in handed and _is_acknowledged(handed[position]):
                 acknowledged.append(row["id"])
-                self._metrics.published.labels(row["topic"]).inc()
+                published[row["topic"]] += 1
+        for topic, count in published.items():
+            self._metrics.published.labels(topic).inc(count)
         if len(acknowledged) < len(rows):
             self._renew_at = 0.0  # ask for the lease again before the next try
             await self._drop_producer()
-            for future in futures:
+            for future in handed.values():
                 if future.done() and not future.cancelled():
                     future.exception()  # marks it as seen; the rows are sent again
         return acknowledged
 
-    async def _send(self, producer: AIOKafkaProducer, row: Any) -> asyncio.Future[Any]:
+    def _record(self, row: Any) -> Record:
         headers = json.loads(row["headers"])
-        topic = f"{self._settings.kafka_topic_prefix}{row['topic']}"
         traceparent = headers.get("traceparent")
-        with span(
-            f"publish {row['topic']}",
-            kind=SpanKind.PRODUCER,
-            parent=traceparent,
-            attributes={"messaging.system": "kafka", "messaging.message.id": row["event_id"]},
-        ):
-            if traceparent:
+        if traceparent and is_recorded(traceparent):
+            with span(
+                f"publish {row['topic']}",
+                kind=SpanKind.PRODUCER,
+                parent=traceparent,
+                attributes={"messaging.system": "kafka", "messaging.message.id": row["event_id"]},
+            ):
                 headers["traceparent"] = current_traceparent() or traceparent
-            future: asyncio.Future[Any] = await producer.send(
-                topic,
-                row["payload"],
-                key=row["key"].encode(),
-                headers=[(name, value.encode()) for name, value in headers.items()],
-            )
-        return future
+        return Record(
+            f"{self._settings.kafka_topic_prefix}{row['topic']}",
+            row["key"].encode(),
+            row["payload"],
+            [(name, value.encode()) for name, value in headers.items()],
+        )
 
     async def _drop_producer(self) -> None:
         producer, self._producer = self._producer, None

@@ -56,7 +56,8 @@ async def park(
     connection: Connection, consumer: str, envelope: Envelope, record: Record, *, reason: str
 ) -> None:
     """Mark the key and append the event, in the caller's transaction."""
-    await connection.execute(MARK_KEY, consumer, envelope.key, reason[:REASON_LENGTH])
+    storable = reason.replace("\x00", "").encode(errors="replace").decode()  # it may quote the event
+    await connection.execute(MARK_KEY, consumer, envelope.key, storable[:REASON_LENGTH])
     await lock_if_parked(connection, consumer, envelope.key)
     await append(connection, consumer, envelope, record)
 

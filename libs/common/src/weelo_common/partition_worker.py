@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 
 TRIES = 3  # of an event whose handler fails for a reason of its own; then its key is parked
 TRY_PAUSE_S = 0.1  # between those tries
+UNKNOWN_TYPES = 100  # that are named in the log before it falls silent; rubbish must not fill it
+TYPE_LENGTH = 120  # characters of an unknown type that are named
 WAIT_MIN_S = 0.1  # first pause while the infrastructure is away
 WAIT_MAX_S = 5.0  # and the longest
 
@@ -60,6 +62,7 @@ class EventProcessor:
         self._dead_letters = dead_letters
         self._metrics = metrics
         self._relevant = relevant
+        self._unknown: set[str] = set()
 
     async def process(self, record: Record, ended: asyncio.Event) -> bool:
         """Handle a record; False where ``ended`` came first and the record must be read again by its next owner."""
@@ -93,8 +96,11 @@ class EventProcessor:
             envelope = decode(record.topic, record.key, record.headers, record.value)
         except MalformedEvent as error:
             return await self._bury(record, str(error), failures + 1)
-        handler = None if envelope.event is None else self._handlers.get(type(envelope.event))
-        if envelope.event is None or handler is None or not self._relevant(envelope.event):
+        if envelope.event is None:
+            self._say_unknown(envelope.type, record)
+            return Outcome.IGNORED
+        handler = self._handlers.get(type(envelope.event))
+        if handler is None or not self._relevant(envelope.event):
             return Outcome.IGNORED
         started = time.perf_counter()
         try:
@@ -161,6 +167,13 @@ class EventProcessor:
             key=envelope.key,
         )
 
+    def _say_unknown(self, event_type: str, record: Record) -> None:
+        """Once for each type: a newer service may write many of what we do not know yet."""
+        name = event_type[:TYPE_LENGTH]
+        if name not in self._unknown and len(self._unknown) < UNKNOWN_TYPES:
+            self._unknown.add(name)
+            log.warning("Unknown event type ignored", extra=self._where(record) | {"eventType": name})
+
     def _where(self, record: Record) -> dict[str, object]:
         return {
             "consumer": self._consumer,
@@ -212,13 +225,21 @@ class PartitionWorker:
                 partition=self._partition,
                 offset=raw.offset,
                 key=raw.key,
-                headers=tuple(raw.headers),
+                headers=tuple((name, value or b"") for name, value in raw.headers),  # Kafka allows null
                 value=raw.value,
-                received_at=datetime.fromtimestamp(raw.timestamp / 1000, UTC),
+                received_at=_moment(raw.timestamp),
             )
             if await self._processor.process(record, self._ended):
                 self._queue.popleft()
                 self.position = raw.offset + 1
+
+
+def _moment(timestamp_ms: int) -> datetime:
+    """A record's timestamp; the epoch where a producer wrote one that no calendar has, as brokers allow."""
+    try:
+        return datetime.fromtimestamp(timestamp_ms / 1000, UTC)
+    except (ValueError, OverflowError, OSError):
+        return datetime.fromtimestamp(0, UTC)
 
 
 def _backoff_s(waits: int) -> float:

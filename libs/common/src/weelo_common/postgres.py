@@ -12,7 +12,7 @@ import logging
 import ssl
 from collections.abc import AsyncIterator, Callable
 from datetime import datetime
-from typing import TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
@@ -28,6 +28,9 @@ Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record] | PoolConnectionProx
 
 SELECT_NOW = "SELECT clock_timestamp()"
 
+WATCH_PERIOD_S = 1.0  # a sign of life is asked for this often
+WATCH_DEADLINE_S = 2.0  # and is there by then, or PostgreSQL counts as away: nobody waits any longer for it
+
 _INFRASTRUCTURE_ERRORS: tuple[type[Exception], ...] = (
     asyncpg.PostgresConnectionError,
     asyncpg.InterfaceError,
@@ -42,10 +45,17 @@ _INFRASTRUCTURE_ERRORS: tuple[type[Exception], ...] = (
     asyncpg.IdleInTransactionSessionTimeoutError,
     asyncpg.ReadOnlySQLTransactionError,
     asyncpg.InsufficientResourcesError,
+    # A password that is being changed, a database that is being restored: nothing an event or a request can help.
+    asyncpg.InvalidAuthorizationSpecificationError,
+    asyncpg.InvalidCatalogNameError,
+    # A migration changed a table under a prepared statement; the next try prepares it anew.
+    asyncpg.InvalidCachedStatementError,
     ConnectionError,
     OSError,
     TimeoutError,
 )
+
+_NO_SIGN_OF_LIFE: tuple[type[Exception], ...] = (asyncpg.PostgresError, *_INFRASTRUCTURE_ERRORS)
 
 
 class DatabaseUnavailable(Exception):
@@ -59,14 +69,35 @@ def is_infrastructure_error(error: BaseException) -> bool:
     return isinstance(error, (DatabaseUnavailable, *_INFRASTRUCTURE_ERRORS))
 
 
+if TYPE_CHECKING:
+    _Connection = asyncpg.Connection[asyncpg.Record]
+else:
+    _Connection = asyncpg.Connection  # generic for the type checker alone
+
+
+class LeanConnection(_Connection):
+    """A connection of the pool that comes back without a question.
+
+    asyncpg would ask the server to reset the session at each release: one more round trip for every use. Nothing here
+    changes a session; whoever takes an advisory lock gives it back. An open transaction is still rolled back.
+    """
+
+    def get_reset_query(self) -> str:
+        return ""
+
+
 class Database:
     """A pool of connections to one database. Make it with ``Database.open``."""
 
-    def __init__(self, pool: asyncpg.Pool[asyncpg.Record], settings: PostgresSettings) -> None:
+    def __init__(
+        self, pool: asyncpg.Pool[asyncpg.Record], settings: PostgresSettings, options: dict[str, Any]
+    ) -> None:
         self._pool = pool
         self._settings = settings
+        self._options = options
         self._commit_listeners: list[Callable[[], None]] = []
-        self._trouble: str | None = None
+        self._in_use: set[PoolConnectionProxy[asyncpg.Record]] = set()
+        self._away: str | None = None
 
     @classmethod
     @contextlib.asynccontextmanager
@@ -75,25 +106,29 @@ class Database:
 
         The pool starts empty-handed when PostgreSQL is away: the service comes up, answers 503 and recovers.
         """
-        pool: asyncpg.Pool[asyncpg.Record] = asyncpg.create_pool(
-            settings.postgres_dsn.get_secret_value(),
-            min_size=0,
-            max_size=settings.postgres_pool_max,
-            timeout=settings.postgres_connect_deadline_s,
-            command_timeout=settings.postgres_statement_timeout_s
-            + 1,  # the server's own time-out comes first
-            max_inactive_connection_lifetime=60,
-            ssl=_tls(settings),
-            server_settings={
+        options: dict[str, Any] = {
+            "dsn": settings.postgres_dsn.get_secret_value(),
+            "timeout": settings.postgres_connect_deadline_s,
+            # The server's own time-out comes first.
+            "command_timeout": settings.postgres_statement_timeout_s + 1,
+            "ssl": _tls(settings),
+            "server_settings": {
                 "application_name": application_name,
                 "timezone": "UTC",
                 "statement_timeout": _ms(settings.postgres_statement_timeout_s),
                 "lock_timeout": _ms(settings.postgres_lock_timeout_s),
                 "idle_in_transaction_session_timeout": _ms(settings.postgres_idle_in_transaction_timeout_s),
             },
+        }
+        pool: asyncpg.Pool[asyncpg.Record] = asyncpg.create_pool(
+            **options,
+            connection_class=LeanConnection,
+            min_size=0,
+            max_size=settings.postgres_pool_max,
+            max_inactive_connection_lifetime=60,
         )
         await pool
-        database = cls(pool, settings)
+        database = cls(pool, settings, options)
         try:
             yield database
         finally:
@@ -108,25 +143,29 @@ class Database:
 
     @property
     def trouble(self) -> str | None:
-        """None while the last use of the database went well, else what went wrong."""
-        return self._trouble
+        """None while PostgreSQL gives signs of life, as far as ``watch`` knows, else what was the matter."""
+        return self._away
 
     @contextlib.asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
         """A connection in autocommit, for reads.
 
         Raises:
-            DatabaseUnavailable: no connection within the deadline, or it broke.
+            DatabaseUnavailable: no connection within the deadline, it broke, or PostgreSQL is known to be away.
         """
+        if self._away is not None:
+            raise DatabaseUnavailable(f"PostgreSQL is away ({self._away})")
         try:
             async with self._pool.acquire(timeout=self._settings.postgres_acquire_deadline_s) as connection:
-                yield connection
+                self._in_use.add(connection)
+                try:
+                    yield connection
+                finally:
+                    self._in_use.discard(connection)
         except _INFRASTRUCTURE_ERRORS as error:
             if not is_infrastructure_error(error):
                 raise
-            self._trouble = type(error).__name__
             raise DatabaseUnavailable(f"{type(error).__name__}: {error}") from error
-        self._trouble = None
 
     @contextlib.asynccontextmanager
     async def transaction(self) -> AsyncIterator[Connection]:
@@ -144,22 +183,55 @@ class Database:
         for listener in self._commit_listeners:
             listener()
 
-    async def ping(self) -> None:
-        """Ask the database for its time.
+    @contextlib.asynccontextmanager
+    async def single_statements(self) -> AsyncIterator[Connection]:
+        """A connection whose every statement commits by itself, for a change that ONE statement makes.
+
+        Two round trips cheaper than ``transaction``. At the end the listeners are called. An answer that was lost
+        raises ``DatabaseUnavailable``, as a lost COMMIT does there.
 
         Raises:
-            DatabaseUnavailable: it did not answer in time.
+            DatabaseUnavailable: as ``connection``.
         """
         async with self.connection() as connection:
-            await connection.fetchval(SELECT_NOW)
+            yield connection
+        for listener in self._commit_listeners:
+            listener()
 
-    async def watch(self, stop: asyncio.Event, period_s: float = 2.0) -> None:
-        """Ask for a sign of life now and then, so that readiness recovers without traffic."""
-        while not stop.is_set():
-            with contextlib.suppress(DatabaseUnavailable):  # `trouble` holds it, and readiness tells it
-                await self.ping()
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(stop.wait(), period_s)
+    async def watch(self, stop: asyncio.Event, period_s: float = WATCH_PERIOD_S) -> None:
+        """Ask for a sign of life until stopped, on a connection of its own.
+
+        While there is none, whoever wants a connection is refused at once, and whoever waits for an answer is cut
+        off: a hung PostgreSQL costs a request some seconds, not all the deadlines of its statements one by one.
+        """
+        own: asyncpg.Connection[asyncpg.Record] | None = None
+        try:
+            while not stop.is_set():
+                try:
+                    if own is None:
+                        own = await asyncpg.connect(**self._options)
+                    await own.fetchval(SELECT_NOW, timeout=WATCH_DEADLINE_S)
+                except _NO_SIGN_OF_LIFE as error:
+                    if own is not None:
+                        own.terminate()
+                        own = None
+                    self._is_away(type(error).__name__)
+                else:
+                    if self._away is not None:
+                        log.warning("PostgreSQL is back")
+                    self._away = None
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(stop.wait(), period_s)
+        finally:
+            if own is not None:
+                own.terminate()
+
+    def _is_away(self, reason: str) -> None:
+        if self._away is None:
+            log.warning("PostgreSQL is away", extra={"reason": reason, "cutOff": len(self._in_use)})
+        self._away = reason
+        for connection in tuple(self._in_use):
+            connection.terminate()
 
 
 async def database_now(connection: Connection) -> datetime:

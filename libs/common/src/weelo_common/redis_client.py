@@ -10,14 +10,15 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import TypeVar
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from typing import Any, TypeVar
 
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
+from redis.exceptions import NoScriptError, RedisError
 
+from weelo_common.redis_batch import RedisBatches
 from weelo_common.settings import RedisSettings
 
 log = logging.getLogger(__name__)
@@ -32,8 +33,9 @@ class RedisUnavailable(Exception):
 class RedisClient:
     """One Redis for one service. Make it with ``RedisClient.open``."""
 
-    def __init__(self, redis: Redis, settings: RedisSettings) -> None:
+    def __init__(self, redis: Redis, batches: RedisBatches, settings: RedisSettings) -> None:
         self._redis = redis
+        self._batches = batches
         self._deadline_s = settings.redis_deadline_s
         self._limit = settings.redis_breaker_failures
         self._pause_s = settings.redis_breaker_pause_s
@@ -53,9 +55,11 @@ class RedisClient:
             retry=Retry(NoBackoff(), 0),
         )
         redis = Redis(connection_pool=pool)
+        batches = RedisBatches(pool, deadline_s=settings.redis_deadline_s)
         try:
-            yield cls(redis, settings)
+            yield cls(redis, batches, settings)
         finally:
+            await batches.aclose()
             with contextlib.suppress(RedisError, OSError, TimeoutError):  # nothing of ours hangs on it
                 await asyncio.wait_for(redis.aclose(), settings.redis_deadline_s)
             with contextlib.suppress(RedisError, OSError, TimeoutError):
@@ -72,11 +76,30 @@ class RedisClient:
         Raises:
             RedisUnavailable: it failed, took too long, or the breaker is open.
         """
+
+        async def within_deadline() -> T:
+            async with asyncio.timeout(self._deadline_s):
+                return await operation(self._redis)
+
+        return await self._tried(within_deadline())
+
+    async def command(self, *command: Any) -> Any:
+        """Run one command that does not block; those asked for at the same time share a round trip.
+
+        Raises:
+            RedisUnavailable: as ``call``.
+            NoScriptError: the script of an EVALSHA is not known there.
+        """
+        return await self._tried(self._batches.command(*command))
+
+    async def _tried(self, work: Coroutine[Any, Any, T]) -> T:
         if not self.available:
+            work.close()
             raise RedisUnavailable("spared after failures")
         try:
-            async with asyncio.timeout(self._deadline_s):
-                result = await operation(self._redis)
+            result = await work
+        except NoScriptError:
+            raise  # an answer like any: the caller has the script
         except (RedisError, OSError, TimeoutError) as error:
             self._failures += 1
             if self._failures >= self._limit:

@@ -58,7 +58,7 @@ class PostgresSettings(Settings):
     postgres_tls: Literal["from-dsn", "disable", "require", "verify-ca", "verify-full"] = "from-dsn"
     postgres_tls_ca_file: Path | None = None
     postgres_pool_min: Annotated[int, Field(ge=0, le=100)] = 2
-    postgres_pool_max: Annotated[int, Field(ge=1, le=200)] = 12
+    postgres_pool_max: Annotated[int, Field(ge=2, le=200)] = 12  # the sweep alone needs two
     postgres_connect_deadline_s: Seconds = 3.0
     postgres_acquire_deadline_s: Seconds = 2.0
     """How long a request waits for a free connection before it answers 503."""
@@ -126,6 +126,15 @@ class ServiceSettings(PostgresSettings, KafkaSettings):
     relay_batch_rows: Annotated[int, Field(ge=1, le=10_000)] = 500
     relay_lease_s: Annotated[float, Field(ge=1, le=60)] = 3.0
 
+    @model_validator(mode="after")
+    def _lease_ends_before_a_late_batch(self) -> Self:
+        # Without idempotence a batch that the client still retries could come after those of the next owner.
+        if not self.kafka_producer_idempotence and self.relay_lease_s > self.kafka_request_deadline_s:
+            raise ValueError(
+                "RELAY_LEASE_S must not be above KAFKA_REQUEST_DEADLINE_S while KAFKA_PRODUCER_IDEMPOTENCE is off"
+            )
+        return self
+
 
 class RedisSettings(Settings):
     """Redis only speeds things up: short deadlines, no retries, a breaker."""
@@ -143,6 +152,11 @@ class UserTokenSettings(Settings):
     jwt_algorithm: Literal["RS256", "ES256", "EdDSA", "HS256"] = "RS256"
     jwt_public_key: SecretStr | None = None
     jwt_public_key_file: Path | None = None
+    jwt_jwks_url: Annotated[SecretStr, _one_of_schemes("https", "http")] | None = None
+    """Where the login service publishes its keys; then no key is given here."""
+    jwt_jwks_refresh_s: Annotated[float, Field(ge=10, le=86_400)] = 300.0
+    jwt_jwks_refetch_s: Annotated[float, Field(ge=1, le=3600)] = 60.0
+    """The least time between two fetches for an unknown key id."""
     jwt_secret: SecretStr | None = None
     jwt_issuer: Annotated[str, Field(min_length=1)] = "weelo"
     jwt_audience: Annotated[str, Field(min_length=1)] = "weelo-apps"
@@ -153,8 +167,10 @@ class UserTokenSettings(Settings):
         if self.jwt_algorithm == "HS256":
             if self.jwt_secret is None or len(self.jwt_secret.get_secret_value().encode()) < 32:
                 raise ValueError("JWT_SECRET must have at least 32 bytes for HS256")
-        elif self.jwt_public_key is None and self.jwt_public_key_file is None:
-            raise ValueError(f"JWT_PUBLIC_KEY or JWT_PUBLIC_KEY_FILE is needed for {self.jwt_algorithm}")
+        elif all(key is None for key in (self.jwt_public_key, self.jwt_public_key_file, self.jwt_jwks_url)):
+            raise ValueError(
+                f"JWT_PUBLIC_KEY, JWT_PUBLIC_KEY_FILE or JWT_JWKS_URL is needed for {self.jwt_algorithm}"
+            )
         return self
 
 

@@ -64,7 +64,11 @@ class Sweep:
                 for job in self._jobs:
                     done[job.name] = await self._run_job(job, stop)
             finally:
-                await holder.execute(UNLOCK, self._lock_key)
+                try:
+                    await holder.execute(UNLOCK, self._lock_key)
+                except BaseException:
+                    holder.terminate()  # back in the pool it would keep the lock, and nobody would sweep
+                    raise
         log.info("CleanupJob", extra={"rows": done})
         return done
 

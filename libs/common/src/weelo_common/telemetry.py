@@ -6,6 +6,7 @@ from the request through the outbox and Kafka to the consumer as ``traceparent``
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import logging
@@ -13,7 +14,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TextIO
 
 from opentelemetry import trace
 from opentelemetry.sdk.resources import Resource
@@ -26,7 +27,7 @@ from opentelemetry.util.types import AttributeValue
 
 from weelo_common.clock import format_time
 
-_TRACER = "weelo"
+_TRACER = trace.get_tracer("weelo")  # stands for the process's tracer, once that is installed
 _PROPAGATOR = TraceContextTextMapPropagator()
 _STANDARD_FIELDS = frozenset(vars(logging.makeLogRecord({}))) | {
     "message",
@@ -34,6 +35,8 @@ _STANDARD_FIELDS = frozenset(vars(logging.makeLogRecord({}))) | {
     "taskName",
     "color_message",
 }
+
+_encode = json.JSONEncoder(default=str, ensure_ascii=False).encode
 
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 """The id of the request in hand, for logs."""
@@ -48,12 +51,24 @@ def span(
     parent: str | None = None,
     attributes: Mapping[str, AttributeValue] | None = None,
 ) -> Iterator[Span]:
-    """A span around a piece of work; ``parent`` is a ``traceparent`` from elsewhere, else the current span."""
+    """A span around a piece of work; ``parent`` is a ``traceparent`` from elsewhere, else the current span.
+
+    Inside a trace that is not recorded there is nothing to add: the current span stands for the work.
+    """
+    if parent is None:
+        outer = trace.get_current_span()
+        within = outer.get_span_context()
+        if within.is_valid and not within.trace_flags.sampled:
+            yield outer
+            return
     context = _PROPAGATOR.extract({"traceparent": parent}) if parent else None
-    with trace.get_tracer(_TRACER).start_as_current_span(
-        name, context=context, kind=kind, attributes=attributes
-    ) as current:
+    with _TRACER.start_as_current_span(name, context=context, kind=kind, attributes=attributes) as current:
         yield current
+
+
+def is_recorded(traceparent: str) -> bool:
+    """Whether whoever began this trace records it; a span added to another reaches nobody."""
+    return not traceparent.endswith("-00")
 
 
 def current_traceparent() -> str | None:
@@ -101,10 +116,12 @@ class JsonLines(logging.Formatter):
     def __init__(self, service: str) -> None:
         super().__init__()
         self._service = service
+        self._second = -1
+        self._second_text = ""
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, Any] = {
-            "time": format_time(datetime.fromtimestamp(record.created, UTC)),
+            "time": self._time(record.created),
             "level": record.levelname,
             "service": _service.get() or self._service,
             "message": record.getMessage(),
@@ -114,15 +131,68 @@ class JsonLines(logging.Formatter):
             line["requestId"] = request
         if trace_id := current_trace_id():
             line["traceId"] = trace_id
-        line.update({name: value for name, value in vars(record).items() if name not in _STANDARD_FIELDS})
+        fields = vars(record)
+        for name in fields:
+            if name not in _STANDARD_FIELDS:
+                line[name] = fields[name]
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line, default=str, ensure_ascii=False)
+        return _encode(line)
+
+    def _time(self, created: float) -> str:
+        """RFC 3339 with milliseconds; the text of a second is made once."""
+        second = int(created)
+        if second != self._second:
+            self._second_text = format_time(datetime.fromtimestamp(second, UTC))[:-4]
+            self._second = second
+        return f"{self._second_text}{int((created - second) * 1000):03d}Z"
+
+
+class TickHandler(logging.StreamHandler[TextIO]):
+    """Writes the lines of one turn of the event loop in one go: several lines of each request cost one system call.
+
+    Outside an event loop each line is written at once. A killed process loses no more than its last turn's lines.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__(stream)
+        self._lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            self._lines.append(self.format(record) + self.terminator)
+            loop = _running_loop()
+            if loop is None:
+                self.flush()
+            elif len(self._lines) == 1:
+                loop.call_soon(self._flush_turn, record)
+        except Exception:  # noqa: BLE001 - as every handler of logging does: a line must not break the work it tells of
+            self.handleError(record)
+
+    def _flush_turn(self, first: logging.LogRecord) -> None:
+        try:
+            self.flush()
+        except Exception:  # noqa: BLE001 - as in emit
+            self.handleError(first)
+
+    def flush(self) -> None:
+        with self.lock or contextlib.nullcontext():
+            lines, self._lines = self._lines, []
+            if lines:
+                self.stream.write("".join(lines))
+            super().flush()
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
 
 
 def configure_logging(service: str, level: str) -> None:
     """Send all logs to stdout as JSON lines. Libraries speak from WARNING on."""
-    handler = logging.StreamHandler(sys.stdout)
+    handler = TickHandler(sys.stdout)
     handler.setFormatter(JsonLines(service))
     root = logging.getLogger()
     root.handlers[:] = [handler]

@@ -101,6 +101,7 @@ async def build(settings: Settings, life: Lifecycle) -> None:
     )
 
     life.health.check("postgres", lambda: database.trouble and f"postgres: {database.trouble}")
+    life.health.check("token keys", lambda: verifier.trouble)
     life.health.check("index", follower.trouble)
     life.health.check("orders", consumer.trouble)
     life.health.check(
@@ -127,6 +128,7 @@ async def build(settings: Settings, life: Lifecycle) -> None:
             await consumer.run(stop)
 
     life.spawn("database watch", database.watch)
+    life.spawn("token keys", verifier.run)
     life.spawn("relay", relay.run)
     life.spawn("sweep", sweep.run)
     life.spawn("index", follower.run)

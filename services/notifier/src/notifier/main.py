@@ -74,12 +74,14 @@ async def assemble(settings: Settings, life: Lifecycle) -> SocketServer:
     )
 
     life.health.check("postgres", lambda: database.trouble)
+    life.health.check("token keys", lambda: verifier.trouble)
     life.health.check("kafka", consumer.trouble)
     life.health.check("redis", lambda: router.trouble, gates_ready=False)
 
     # The sockets are started last, so they go first: while they are asked to leave, HTTP still says "not ready" and
     # what is consumed is still pushed.
     life.spawn("postgres watch", database.watch)
+    life.spawn("token keys", verifier.run)
     life.spawn("sweep", sweep.run)
     life.spawn("publisher", router.run_publisher)
     life.spawn("consumer", consumer.run)

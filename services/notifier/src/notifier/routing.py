@@ -14,7 +14,6 @@ import time
 import zlib
 from collections import deque
 from collections.abc import Callable, Sequence
-from datetime import datetime
 from typing import Any
 
 from redis.asyncio import Redis
@@ -23,6 +22,7 @@ from redis.exceptions import RedisError
 
 from notifier.metrics import Metrics
 from notifier.store import Appended, StoredFrame
+from weelo_common.clock import parse_time
 from weelo_common.ids import new_id
 from weelo_common.redis_client import RedisClient, RedisUnavailable
 
@@ -156,7 +156,7 @@ class Router:
     def _take_in(self, data: bytes) -> None:
         try:
             replica, frames = _unpack(data)
-        except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
             log.warning("Message of an unknown form", extra={"reason": type(error).__name__})
             return
         if replica != self._replica:
@@ -190,19 +190,30 @@ def _pack(replica: str, frames: Sequence[Appended]) -> bytes:
     ).encode()
 
 
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError("no text")
+    return value
+
+
 def _unpack(data: bytes) -> tuple[str, list[Appended]]:
+    """What ``_pack`` made.
+
+    Raises:
+        ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError: it did not make this.
+    """
     message: dict[str, Any] = json.loads(data)
     frames = [
         Appended(
-            user_id,
-            epoch,
+            _text(user_id),
+            _text(epoch),
             StoredFrame(
                 offset=int(offset),
-                event=event,
-                body=str(body),
-                event_time=datetime.fromisoformat(event_time),
-                traceparent=traceparent,
-                expires_at=datetime.fromisoformat(expires_at) if expires_at else None,
+                event=_text(event),
+                body=_text(body),
+                event_time=parse_time(event_time),
+                traceparent=None if traceparent is None else _text(traceparent),
+                expires_at=parse_time(expires_at) if expires_at else None,
                 dead=False,
             ),
         )

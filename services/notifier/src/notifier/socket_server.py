@@ -28,6 +28,7 @@ from notifier.settings import Settings
 from notifier.socket_adapter import Gate, GuardedConnection, Socket, text_frame
 from weelo_common.auth import InvalidToken, Principal, TokenVerifier
 from weelo_common.clock import Clock, epoch_ms
+from weelo_common.jwks import KeysUnavailable
 from weelo_common.postgres import DatabaseUnavailable
 
 log = logging.getLogger(__name__)
@@ -200,9 +201,12 @@ class SocketServer:
             self._close(client, CloseCode.NOT_AUTHENTICATED, "the first frame must be auth")
             return None
         try:
-            return frame, self._verifier.verify(frame.token or _bearer(connection))
+            return frame, await self._verifier.authenticate(frame.token or _bearer(connection))
         except InvalidToken as error:
             self._close(client, CloseCode.NOT_AUTHENTICATED, str(error))
+            return None
+        except KeysUnavailable:
+            self._close(client, CloseCode.GOING_DOWN, "tokens cannot be checked yet; reconnect with jitter")
             return None
 
     async def _open_stream(self, client: Socket, session: Session, auth: Auth) -> bool:
