@@ -8,12 +8,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PACKAGES := libs/common services/order-api services/dispatcher services/notifier services/expiry tools/weelo_cli
-CODE := libs services deploy tests tools
+CODE := libs services deploy tests tools bench
 NODE_CHECKS := tests/contract/node
 ROLE ?= customer
 ID ?= c-1
 
-.PHONY: help setup lock demo up down token test test-unit test-faults lint format typecheck contracts contract-tools verify-ledger clean
+.PHONY: help setup lock demo up down token test test-unit test-faults lint format typecheck contracts contract-tools verify-ledger bench-intake bench-relay clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -83,6 +83,14 @@ $(NODE_CHECKS)/node_modules/.installed: $(NODE_CHECKS)/package.json $(NODE_CHECK
 
 verify-ledger: setup ## check the ledger of the running local stack
 	@$(BIN)/python -m tools.ledger
+
+bench-intake: setup ## measure creating orders beside one statement's limit (some five minutes)
+	@$(BIN)/python -m deploy.local fetch
+	@$(BIN)/python -m bench.intake
+
+bench-relay: setup ## measure the outbox relay beside sending one by one
+	@$(BIN)/python -m deploy.local fetch
+	@$(BIN)/python -m bench.relay
 
 clean: ## remove what the tools and the local stack wrote, but not .venv
 	rm -rf $(NODE_CHECKS)/node_modules .run .mypy_cache .ruff_cache .pytest_cache .hypothesis demo-report.json

@@ -25,6 +25,7 @@ from order_api.handlers import Orders
 from order_api.main import build
 from order_api.metrics import OrderMetrics
 from order_api.settings import Settings
+from tests.integration.openapi_conformance import Conformance
 from weelo_common.events import Envelope, Event, decode
 from weelo_common.events.topics import (
     DISPATCH_OFFERS,
@@ -222,6 +223,13 @@ async def order_api(home: Home, **changes: Any) -> AsyncIterator[Rig]:
         httpx.AsyncClient(base_url=f"http://127.0.0.1:{life.http_port}", timeout=PATIENCE_S) as http,
         Database.open(inside, application_name="test") as database,
     ):
+        document = Conformance((await http.get("/openapi.json")).json())
+
+        async def as_documented(answer: httpx.Response) -> None:
+            await answer.aread()
+            assert not (problems := document.problems(answer)), f"{answer.text}: {problems}"
+
+        http.event_hooks = {"response": [as_documented]}  # whatever a test asks for
         yield Rig(home, settings, life, http, database, KafkaClients(inside, client_id="test"))
 
 

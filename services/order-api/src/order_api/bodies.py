@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated, Self
 
-from pydantic import AfterValidator, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, StringConstraints, WithJsonSchema, model_validator
+from pydantic.config import JsonDict
 
 from order_api.domain import Line, NewOrder
 from weelo_common.auth import Principal
@@ -21,6 +22,18 @@ MAX_WEIGHT_KG = 10_000_000  # more than fifty trucks carry
 Kind = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 Name = Annotated[str, StringConstraints(max_length=200)]
 Reason = Annotated[str, StringConstraints(min_length=1, max_length=500)]
+# Of a union pydantic writes limits that JSON Schema does not know; these say the same in its words.
+_DISTANCE_SCHEMA: JsonDict = {"type": "number", "exclusiveMinimum": 0, "maximum": MAX_DISTANCE_KM}
+_WEIGHT_SCHEMA: JsonDict = {"type": "number", "minimum": 0, "maximum": MAX_WEIGHT_KG}
+
+_EXAMPLE: JsonDict = {
+    "pickup": {"latitude": 28.5355, "longitude": 77.3910, "address": "Noida"},
+    "drop": {"latitude": 28.6139, "longitude": 77.2090, "address": "Delhi"},
+    "distanceKm": 25,
+    "vehicleRequirements": [
+        {"vehicleType": "TRUCK", "vehicleSubtype": "TATA_ACE", "quantity": 1, "pricePerTruck": 500}
+    ],
+}
 
 
 def _whole(value: int | float) -> int | float:
@@ -53,14 +66,27 @@ class LineBody(Body):
 class CreateBody(Body):
     """``POST /orders``."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [_EXAMPLE]})
+
     pickup: PlaceBody
     drop: PlaceBody
-    distance_km: Annotated[int | float, Field(gt=0, le=MAX_DISTANCE_KM), AfterValidator(_whole)]
+    distance_km: Annotated[
+        int | float,
+        Field(gt=0, le=MAX_DISTANCE_KM),
+        AfterValidator(_whole),
+        WithJsonSchema(_DISTANCE_SCHEMA),
+    ]
     vehicle_requirements: Annotated[list[LineBody], Field(min_length=1, max_length=MAX_LINES)]
     goods_type: Name | None = None
-    cargo_weight_kg: Annotated[int | float, Field(ge=0, le=MAX_WEIGHT_KG), AfterValidator(_whole)] | None = (
-        None
-    )
+    cargo_weight_kg: (
+        Annotated[
+            int | float,
+            Field(ge=0, le=MAX_WEIGHT_KG),
+            AfterValidator(_whole),
+            WithJsonSchema(_WEIGHT_SCHEMA),
+        ]
+        | None
+    ) = None
 
     @model_validator(mode="after")
     def _lines_are_distinct_and_not_too_many(self) -> Self:

@@ -12,7 +12,6 @@ import secrets
 from dataclasses import dataclass
 from typing import Any
 
-from redis.asyncio import Redis
 from redis.exceptions import NoScriptError
 
 from order_api.intake_store import StoredAnswer
@@ -137,13 +136,10 @@ class Gate:
             log.info("Lock released", extra={"customerId": customer_id})
 
     async def _run(self, script: str, keys: list[str], arguments: list[Any]) -> Any:
-        async def evaluate(redis: Redis) -> Any:
-            try:
-                return await redis.evalsha(_SHA1[script], len(keys), *keys, *arguments)
-            except NoScriptError:  # a Redis that was restarted or flushed
-                return await redis.eval(script, len(keys), *keys, *arguments)
-
-        return await self._redis.call(evaluate)
+        try:
+            return await self._redis.command("EVALSHA", _SHA1[script], len(keys), *keys, *arguments)
+        except NoScriptError:  # a Redis that was restarted or flushed
+            return await self._redis.command("EVAL", script, len(keys), *keys, *arguments)
 
 
 def _name(customer_id: str, what: str) -> str:
@@ -166,11 +162,12 @@ def _packed(answer: StoredAnswer) -> bytes:
 def _unpacked(packed: bytes) -> StoredAnswer | None:
     id_end = _FINGERPRINT_BYTES + _ORDER_ID_BYTES
     status = packed[id_end : id_end + _STATUS_BYTES]
-    if len(status) < _STATUS_BYTES or not status.isdigit():
+    order_id = packed[_FINGERPRINT_BYTES:id_end]
+    if len(status) < _STATUS_BYTES or not status.isdigit() or not order_id.isascii():
         return None
     return StoredAnswer(
         fingerprint=packed[:_FINGERPRINT_BYTES],
         status=int(status),
         body=packed[id_end + _STATUS_BYTES :],
-        order_id=packed[_FINGERPRINT_BYTES:id_end].decode(),
+        order_id=order_id.decode(),
     )

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, WithJsonSchema
 
-from order_api import errors
+from order_api import errors, openapi
 from order_api.bodies import AcceptBody, CancelBody, CreateBody, ReleaseBody
 from order_api.decision import Refusal
 from order_api.handlers import Orders, Touched
@@ -37,7 +37,14 @@ Customer = Annotated[Principal, Depends(principal(Role.CUSTOMER))]
 Captain = Annotated[Principal, Depends(principal(Role.CAPTAIN))]
 Reader = Annotated[Principal, Depends(principal(Role.CUSTOMER, Role.CAPTAIN, Role.OPS))]
 Releaser = Annotated[Principal, Depends(principal(Role.CAPTAIN, Role.OPS))]
-AnyStatus = BeforeValidator(lambda text: text or None)  # ``?status=`` asks for all
+_EMPTY_IS_ALL = BeforeValidator(lambda text: text or None)  # ``?status=`` asks for all
+_ALL = Query(description="Empty, as none: all.")
+OrderFilter = Annotated[
+    OrderStatus | None, _EMPTY_IS_ALL, WithJsonSchema({"type": "string", "enum": ["", *OrderStatus]}), _ALL
+]
+TruckFilter = Annotated[
+    TruckStatus | None, _EMPTY_IS_ALL, WithJsonSchema({"type": "string", "enum": ["", *TruckStatus]}), _ALL
+]
 
 _LOST = {
     Refusal.ORDER_CANCELLED: (ErrorCode.ORDER_CANCELLED, "The order was cancelled."),
@@ -51,7 +58,7 @@ def order_routes(intake: Intake, orders: Orders, queries: Queries) -> APIRouter:
     """``/orders``."""
     router = api_router()
 
-    @router.post("/orders", status_code=201)
+    @router.post("/orders", **openapi.CREATE)
     async def create(request: Request, caller: Customer, body: CreateBody) -> Response:
         wish = CreateRequest(body.wish(caller), _key(request), fingerprint(body.understood()))
         answer = await intake.create(wish)
@@ -60,10 +67,10 @@ def order_routes(intake: Intake, orders: Orders, queries: Queries) -> APIRouter:
             headers["Idempotent-Replayed"] = "true"
         return Response(answer.body, answer.status, headers, media_type="application/json")
 
-    @router.get("/orders")
+    @router.get("/orders", **openapi.PAGE)
     async def page_of_orders(
         caller: Customer,
-        status: Annotated[OrderStatus | None, AnyStatus, Query()] = None,
+        status: OrderFilter = None,
         page: Annotated[int, Query(ge=1, le=MAX_PAGE)] = 1,
         limit: Annotated[int, Query(ge=1, le=MAX_LIMIT)] = 20,
     ) -> Response:
@@ -76,7 +83,7 @@ def order_routes(intake: Intake, orders: Orders, queries: Queries) -> APIRouter:
             }
         )
 
-    @router.get("/orders/check-active")
+    @router.get("/orders/check-active", **openapi.CHECK_ACTIVE)
     async def check_active(caller: Customer) -> Response:
         found = await queries.searching(caller.user_id)
         active = None
@@ -84,12 +91,12 @@ def order_routes(intake: Intake, orders: Orders, queries: Queries) -> APIRouter:
             active = {"orderId": found.id, "status": found.status, "createdAt": found.created_at}
         return success({"hasActiveOrder": active is not None, "activeOrder": active})
 
-    @router.get("/orders/{order_id}")
+    @router.get("/orders/{order_id}", **openapi.READ)
     async def read(order_id: PathId, caller: Reader) -> Response:
         found = await queries.order(order_id, caller)
         return success(order_data(found.order, found.now))
 
-    @router.get("/orders/{order_id}/status")
+    @router.get("/orders/{order_id}/status", **openapi.STATUS)
     async def status_of(order_id: PathId, caller: Customer) -> Response:
         found = await queries.status(order_id, caller.user_id)
         order, progress = found.order, found.progress
@@ -108,7 +115,7 @@ def order_routes(intake: Intake, orders: Orders, queries: Queries) -> APIRouter:
             }
         )
 
-    @router.post("/orders/{order_id}/cancel")
+    @router.post("/orders/{order_id}/cancel", **openapi.CANCEL)
     async def cancel(order_id: PathId, caller: Customer, body: CancelBody | None = None) -> Response:
         reason = body.reason if body else None
         done = (await orders.cancel(order_id, customer_id=caller.user_id, reason=reason)).order
@@ -122,7 +129,7 @@ def order_routes(intake: Intake, orders: Orders, queries: Queries) -> APIRouter:
             }
         )
 
-    @router.post("/orders/{order_id}/accept")
+    @router.post("/orders/{order_id}/accept", **openapi.ACCEPT)
     async def accept(order_id: PathId, caller: Captain, body: AcceptBody) -> Response:
         done = await orders.accept(order_id, captain_id=caller.user_id, offer_token=body.offer_token)
         return success({**_truck(done), "order": order_view(done.order, done.now)})
@@ -134,22 +141,20 @@ def truck_request_routes(orders: Orders, queries: Queries) -> APIRouter:
     """``/truck-requests``."""
     router = api_router()
 
-    @router.get("/truck-requests")
-    async def own(
-        caller: Captain, status: Annotated[TruckStatus | None, AnyStatus, Query()] = None
-    ) -> Response:
+    @router.get("/truck-requests", **openapi.OWN_TRUCK_REQUESTS)
+    async def own(caller: Captain, status: TruckFilter = None) -> Response:
         found = await queries.truck_requests(caller.user_id, status=status)
         return success({"truckRequests": [truck_view(order_id, truck) for order_id, truck in found]})
 
-    @router.post("/truck-requests/{truck_request_id}/start")
+    @router.post("/truck-requests/{truck_request_id}/start", **openapi.START)
     async def start(truck_request_id: PathId, caller: Captain) -> Response:
         return success(_truck(await orders.start(truck_request_id, captain_id=caller.user_id)))
 
-    @router.post("/truck-requests/{truck_request_id}/complete")
+    @router.post("/truck-requests/{truck_request_id}/complete", **openapi.COMPLETE)
     async def complete(truck_request_id: PathId, caller: Captain) -> Response:
         return success(_truck(await orders.complete(truck_request_id, captain_id=caller.user_id)))
 
-    @router.post("/truck-requests/{truck_request_id}/release")
+    @router.post("/truck-requests/{truck_request_id}/release", **openapi.RELEASE)
     async def release(truck_request_id: PathId, caller: Releaser, body: ReleaseBody) -> Response:
         captain_id = caller.user_id if caller.role is Role.CAPTAIN else None
         done = await orders.release(truck_request_id, captain_id=captain_id, reason=body.reason)

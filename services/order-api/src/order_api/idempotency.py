@@ -16,6 +16,7 @@ MAX_KEY_LENGTH = 255  # characters
 _VISIBLE_ASCII = re.compile(r"[\x21-\x7e]+")
 _QUOTED = re.compile(r'"((?:[^"\\]|\\["\\])*)"')
 _ESCAPED = re.compile(r'\\(["\\])')
+_canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode
 
 
 class MalformedKey(Exception):
@@ -44,8 +45,7 @@ def key_of(values: Mapping[str, Sequence[str]]) -> str | None:
 
 def fingerprint(understood: object) -> bytes:
     """SHA-256 (32 bytes) of the canonical JSON of what was understood: sorted names, no spaces, UTF-8."""
-    canonical = json.dumps(understood, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(canonical.encode()).digest()
+    return hashlib.sha256(_canonical(understood).encode()).digest()
 
 
 def _unquoted(header: str, value: str) -> str:

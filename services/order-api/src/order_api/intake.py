@@ -11,22 +11,27 @@ import logging
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from opentelemetry.trace import SpanKind
+
 from order_api import store
 from order_api.domain import NewOrder, create, end_if_overdue
 from order_api.errors import ActiveOrderExists, CreateInFlight, KeyReused, TooManyCreates
 from order_api.gate import Busy, Entered, Gate, Replay, TooMany
-from order_api.intake_store import Situation, StoredAnswer, situation, stored_answer
+from order_api.intake_store import Situation, StoredAnswer, situations, stored_answer
 from order_api.metrics import OrderMetrics
-from order_api.store import CustomerHasSearchingOrder, KeptAnswer
+from order_api.store import CustomerHasSearchingOrder, KeptAnswer, MadeOrder
+from order_api.together import Together
 from order_api.views import created_body
 from weelo_common.ids import new_id
 from weelo_common.outbox import Outbox
 from weelo_common.postgres import Connection, Database
+from weelo_common.telemetry import span
 
 log = logging.getLogger(__name__)
 
 ENDPOINT = "POST /orders"  # the scope of a key, together with the customer
 CREATED = 201
+_DB = {"db.system.name": "postgresql"}
 TRIES = 3  # of a create that loses against another of the same customer; each try sees what won
 
 
@@ -60,6 +65,8 @@ class Intake:
         self._gate = gate
         self._metrics = metrics
         self._lifetime = lifetime
+        self._situations = Together(self._look)
+        self._inserts = Together(self._insert)
 
     async def create(self, request: CreateRequest) -> Answer:
         """Make the order, or give again what an earlier try under the same key was given.
@@ -99,52 +106,67 @@ class Intake:
         """The answer kept under the key and False, or that of a new order and True."""
         for _ in range(TRIES):
             try:
+                met = await self._situations((request.wish.customer_id, ENDPOINT, request.key))
+                if met.answer is not None:
+                    return met.answer, False
+                if met.searching is None:
+                    with span("postgres transaction", kind=SpanKind.CLIENT, attributes=_DB):
+                        made, answer = self._made(request, met.now)
+                        await self._inserts(made)
+                    return answer, True
+                if not met.searching.overdue:
+                    self._metrics.creates.labels("active").inc()
+                    raise ActiveOrderExists(met.searching.id, met.searching.status, met.searching.created_at)
+                # Ending the old search and making the new order is more than one statement.
                 async with self._database.transaction() as connection:
-                    return await self._in_transaction(connection, request)
+                    now = await self._end_overdue(connection, met.searching.id)
+                    made, answer = self._made(request, now)
+                    await store.insert_orders(connection, [made])
+                return answer, True
             except CustomerHasSearchingOrder:
                 continue  # another create committed first: look again at what there is
         self._metrics.creates.labels("concurrent").inc()
         raise CreateInFlight
 
-    async def _in_transaction(
-        self, connection: Connection, request: CreateRequest
-    ) -> tuple[StoredAnswer, bool]:
-        wish = request.wish
-        met = await situation(connection, wish.customer_id, ENDPOINT, request.key)
-        if met.answer is not None:
-            return met.answer, False
-        now = met.now
-        if met.searching is not None:
-            now = await self._make_way(connection, met)
-        decision = create(wish, now=now, lifetime=self._lifetime, new_id=new_id)
+    def _made(self, request: CreateRequest, now: datetime) -> tuple[MadeOrder, StoredAnswer]:
+        """The order with all that is written together with it, and its answer.
+
+        The answer, the order and its events commit together or not at all: they are one statement. A crash after it
+        leaves all three, and the retry gets these bytes; a crash before it leaves nothing, and the retry makes the
+        order. The unique indexes look for the key and for a searching order once more.
+        """
+        decision = create(request.wish, now=now, lifetime=self._lifetime, new_id=new_id)
         order = decision.order
         answer = StoredAnswer(request.fingerprint, CREATED, created_body(order, now), order.id)
-        # The answer, the order and its events commit together or not at all. A crash after the commit leaves all
-        # three, and the retry gets these bytes; a crash before it leaves nothing, and the retry makes the order.
-        await store.insert_order(connection, order, _kept(request, answer))
-        await self._outbox.append(connection, decision.events, at=now)
-        return answer, True
+        events = self._outbox.columns(decision.events, at=now)
+        return MadeOrder(order, _kept(request, answer), events), answer
 
-    async def _make_way(self, connection: Connection, met: Situation) -> datetime:
-        """End the search of the customer's overdue order, in this transaction; returns the time of that.
+    async def _look(self, asked: list[tuple[str, str, str | None]]) -> list[Situation]:
+        async with self._database.connection() as connection:
+            return await situations(connection, asked)
 
-        Raises:
-            ActiveOrderExists: it is not overdue.
-        """
-        searching = met.searching
-        assert searching is not None  # noqa: S101 - asked for only then
-        if searching.overdue:
-            await store.lock_order(connection, searching.id)
-            loaded = await store.load_order(connection, searching.id)
-            assert loaded is not None  # noqa: S101 - orders are never deleted
-            order, now = loaded
-            decision = end_if_overdue(order, now)
-            if decision.events:
-                await store.save_order(connection, order, decision.order)
-                await self._outbox.append(connection, decision.events, at=now)
-            return now
-        self._metrics.creates.labels("active").inc()
-        raise ActiveOrderExists(searching.id, searching.status, searching.created_at)
+    async def _insert(self, made: list[MadeOrder]) -> list[CustomerHasSearchingOrder | None]:
+        """Write a group of orders; where one of them cannot be, the group was undone, and each is tried alone."""
+        try:
+            async with self._database.single_statements() as connection:
+                await store.insert_orders(connection, made)
+        except CustomerHasSearchingOrder as error:
+            if len(made) == 1:
+                return [error]
+            return [outcome for one in made for outcome in await self._insert([one])]
+        return [None] * len(made)
+
+    async def _end_overdue(self, connection: Connection, order_id: str) -> datetime:
+        """End the search of the customer's overdue order, in this transaction; returns the time of that."""
+        await store.lock_order(connection, order_id)
+        loaded = await store.load_order(connection, order_id)
+        assert loaded is not None  # noqa: S101 - orders are never deleted
+        order, now = loaded
+        decision = end_if_overdue(order, now)
+        if decision.events:
+            await store.save_order(connection, order, decision.order)
+            await self._outbox.append(connection, decision.events, at=now)
+        return now
 
     async def _replay_or_refuse(self, request: CreateRequest, refusal: Busy | TooMany) -> Answer:
         """An honest retry never gets an error that its first try did not get."""

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+import asyncpg
+
 from order_api.store import SearchingOrder
 from weelo_common.postgres import Connection
 
@@ -13,15 +15,20 @@ SELECT_ANSWER = """
 SELECT fingerprint, status, body, order_id FROM idempotency_records
  WHERE customer_id = $1 AND endpoint = $2 AND key = $3
 """
-SELECT_SITUATION = """
+# LATERAL with LIMIT: one look into each index for each request, whatever the planner thinks of an empty table.
+SELECT_SITUATIONS = """
 SELECT date_trunc('milliseconds', clock_timestamp()) AS database_now,
        kept.fingerprint, kept.status AS answer_status, kept.body, kept.order_id,
        open_order.id AS open_id, open_order.status AS open_status, open_order.created_at AS open_created_at,
        open_order.expires_at <= clock_timestamp() AS overdue
-  FROM (SELECT) AS always
-  LEFT JOIN idempotency_records AS kept
-         ON kept.customer_id = $1 AND kept.endpoint = $2 AND kept.key = $3
-  LEFT JOIN orders AS open_order ON open_order.customer_id = $1 AND open_order.searching
+  FROM unnest($1::text[], $2::text[], $3::text[]) WITH ORDINALITY AS asked (customer_id, endpoint, key, number)
+  LEFT JOIN LATERAL (SELECT fingerprint, status, body, order_id FROM idempotency_records
+                      WHERE customer_id = asked.customer_id AND endpoint = asked.endpoint AND key = asked.key
+                      LIMIT 1) AS kept ON true
+  LEFT JOIN LATERAL (SELECT id, status, created_at, expires_at FROM orders
+                      WHERE customer_id = asked.customer_id AND searching
+                      LIMIT 1) AS open_order ON true
+ ORDER BY asked.number
 """
 DELETE_OLD_ANSWERS = """
 DELETE FROM idempotency_records WHERE (customer_id, endpoint, key) IN (
@@ -83,11 +90,16 @@ async def stored_answer(
     return StoredAnswer(row["fingerprint"], row["status"], row["body"], str(row["order_id"]))
 
 
-async def situation(connection: Connection, customer_id: str, endpoint: str, key: str | None) -> Situation:
-    """What a create meets: its earlier answer, the customer's searching order, and the time; one statement."""
-    row = await connection.fetchrow(SELECT_SITUATION, customer_id, endpoint, key)
-    if row is None:
-        raise AssertionError("a select from one row gave none")
+async def situations(connection: Connection, asked: Sequence[tuple[str, str, str | None]]) -> list[Situation]:
+    """What creates meet: the earlier answer, the customer's searching order, and the time; one statement.
+
+    ``asked`` has customer id, endpoint and key of each; the situations come in the same order.
+    """
+    rows = await connection.fetch(SELECT_SITUATIONS, *(list(column) for column in zip(*asked, strict=True)))
+    return [_situation(row) for row in rows]
+
+
+def _situation(row: asyncpg.Record) -> Situation:
     answer = searching = None
     if row["order_id"] is not None:
         answer = StoredAnswer(row["fingerprint"], row["answer_status"], row["body"], str(row["order_id"]))

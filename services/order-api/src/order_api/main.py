@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 from order_api.consumers import handlers
+from order_api.create_path import CreatePath
 from order_api.event_handlers import EventHandlers, concerns_order_api
 from order_api.gate import Gate
 from order_api.handlers import Orders
@@ -80,6 +81,7 @@ async def build(settings: Settings, life: Lifecycle) -> None:
 
     # Kafka and Redis do not gate readiness: without them orders are still taken.
     life.health.check("postgres", lambda: database.trouble)
+    life.health.check("token keys", lambda: verifier.trouble)
     life.health.check("kafka", consumer.trouble, gates_ready=False)
     life.health.check(
         "redis", lambda: None if redis.available else "spared after failures", gates_ready=False
@@ -94,11 +96,13 @@ async def build(settings: Settings, life: Lifecycle) -> None:
     )
     answer_refusals(app)
 
-    life.spawn("relay", relay.run)
     life.spawn("database watch", database.watch)
+    life.spawn("token keys", verifier.run)
+    life.spawn("relay", relay.run)
     life.spawn("sweep", sweep.run)
     life.spawn("consumer", consumer.run)
-    life.serve_http(app, settings.http_host, settings.http_port)
+    door = CreatePath(app, intake, verifier, app.state.http_metrics)
+    life.serve_http(door, settings.http_host, settings.http_port)
 
 
 def main() -> None:

@@ -22,8 +22,10 @@ from order_api.model import (
     TruckStatus,
 )
 from weelo_common.events import Place
+from weelo_common.outbox import OutboxColumns
 from weelo_common.postgres import Connection
 
+NO_EVENTS: OutboxColumns = ([], [], [], [], [])
 SEARCHING_INDEX = "orders_one_searching_per_customer"
 RUNNING_INDEX = "truck_requests_one_running_per_captain"
 
@@ -61,21 +63,27 @@ SELECT_TRUCKS_OF_CAPTAIN = """
 SELECT * FROM truck_requests WHERE captain_id = $1 AND ($2::text IS NULL OR status = $2)
  ORDER BY assigned_at DESC, id DESC LIMIT $3
 """
-INSERT_ORDER = """
-WITH kept_answer AS (
+# Any number of new orders at once. unnest() gives its rows in the order of the arrays.
+INSERT_ORDERS = """
+WITH kept_answers AS (
     INSERT INTO idempotency_records (customer_id, endpoint, key, fingerprint, status, body, order_id, created_at)
-    SELECT $2, $19, $20, $21::bytea, $22::smallint, $23::bytea, $1, $17 WHERE $20::text IS NOT NULL
-), new_order AS (
+    SELECT * FROM unnest($19::text[], $20::text[], $21::text[], $22::bytea[], $23::smallint[], $24::bytea[],
+                         $25::uuid[], $26::timestamptz[])
+), new_orders AS (
     INSERT INTO orders (id, customer_id, customer_name, customer_phone, pickup, drop_place, distance_km, goods_type,
                         cargo_weight_kg, total_amount, total_trucks, status, searching, version, timer_version,
                         expires_at, created_at, updated_at)
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)
+    SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::jsonb[], $6::jsonb[], $7::float8[],
+                         $8::text[], $9::float8[], $10::bigint[], $11::integer[], $12::text[], $13::boolean[],
+                         $14::integer[], $15::integer[], $16::timestamptz[], $17::timestamptz[], $18::timestamptz[])
+), new_events AS (
+    INSERT INTO outbox (topic, key, event_id, headers, payload)
+    SELECT * FROM unnest($27::text[], $28::text[], $29::text[], $30::bytea[], $31::bytea[])
 )
 INSERT INTO truck_requests (id, order_id, request_number, vehicle_type, vehicle_subtype, price_per_truck, status,
                             created_at, updated_at)
-SELECT truck.id, $1, truck.request_number, truck.vehicle_type, truck.vehicle_subtype, truck.price, $24, $17, $18
-  FROM unnest($25::uuid[], $26::integer[], $27::text[], $28::text[], $29::integer[])
-       AS truck (id, request_number, vehicle_type, vehicle_subtype, price)
+SELECT * FROM unnest($32::uuid[], $33::uuid[], $34::integer[], $35::text[], $36::text[], $37::integer[], $38::text[],
+                     $39::timestamptz[], $40::timestamptz[])
 """
 UPDATE_ORDER = """
 UPDATE orders SET status = $3, searching = $4, search_end = $5, trucks_filled = $6, version = $7, timer_version = $8,
@@ -118,6 +126,15 @@ class KeptAnswer:
     fingerprint: bytes
     status: int
     body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class MadeOrder:
+    """A new order with what is written together with it."""
+
+    order: Order
+    answer: KeptAnswer | None
+    events: OutboxColumns = NO_EVENTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,49 +214,90 @@ async def trucks_of_captain(
 
 
 async def insert_order(connection: Connection, order: Order, answer: KeptAnswer | None) -> None:
-    """Write a new order, its truck requests and the answer kept under its idempotency key: one statement.
+    """Write a new order with its truck requests, and the answer kept under its idempotency key.
 
     Raises:
-        CustomerHasSearchingOrder: this customer's other create won, or his same key did.
+        CustomerHasSearchingOrder: as ``insert_orders``.
     """
-    trucks = order.trucks
+    await insert_orders(connection, [MadeOrder(order, answer)])
+
+
+async def insert_orders(connection: Connection, made: Sequence[MadeOrder]) -> None:
+    """Write new orders with their truck requests, kept answers and events: one statement, all of them or none.
+
+    Nobody else knows the keys of these events before the commit, so their rows need not wait for the orders' rows. The
+    customers go in sorted order, so that two such statements never wait for each other in a circle.
+
+    Raises:
+        CustomerHasSearchingOrder: another create of one of these customers won, or his same key did.
+    """
+    made = sorted(made, key=lambda one: one.order.customer_id)
     try:
         await connection.execute(
-            INSERT_ORDER,
-            order.id,
-            order.customer_id,
-            order.customer_name,
-            order.customer_phone,
-            order.pickup.model_dump_json(exclude_none=True),
-            order.drop.model_dump_json(exclude_none=True),
-            float(order.distance_km),
-            order.goods_type,
-            None if order.cargo_weight_kg is None else float(order.cargo_weight_kg),
-            order.total_amount,
-            order.total_trucks,
-            order.status.value,
-            order.searching,
-            order.version,
-            order.timer_version,
-            order.expires_at,
-            order.created_at,
-            order.updated_at,
-            answer.endpoint if answer else None,
-            answer.key if answer else None,
-            answer.fingerprint if answer else None,
-            answer.status if answer else None,
-            answer.body if answer else None,
-            TruckStatus.SEARCHING.value,
-            [truck.id for truck in trucks],
-            [truck.request_number for truck in trucks],
-            [truck.vehicle_type for truck in trucks],
-            [truck.vehicle_subtype for truck in trucks],
-            [truck.price_per_truck for truck in trucks],
+            INSERT_ORDERS,
+            *_columns([_order_values(one.order) for one in made], 18),
+            *_columns([_answer_values(one.order, one.answer) for one in made if one.answer], 8),
+            *([value for one in made for value in one.events[column]] for column in range(5)),
+            *_columns([_truck_values(one.order, truck) for one in made for truck in one.order.trucks], 9),
         )
     except asyncpg.UniqueViolationError as error:
         if error.constraint_name not in (SEARCHING_INDEX, "idempotency_records_pkey"):
             raise
-        raise CustomerHasSearchingOrder(order.customer_id) from None
+        raise CustomerHasSearchingOrder from None
+
+
+def _columns(rows: Sequence[tuple[object, ...]], width: int) -> list[list[object]]:
+    return [list(column) for column in zip(*rows, strict=True)] if rows else [[] for _ in range(width)]
+
+
+def _order_values(order: Order) -> tuple[object, ...]:
+    return (
+        order.id,
+        order.customer_id,
+        order.customer_name,
+        order.customer_phone,
+        order.pickup.model_dump_json(exclude_none=True),
+        order.drop.model_dump_json(exclude_none=True),
+        float(order.distance_km),
+        order.goods_type,
+        None if order.cargo_weight_kg is None else float(order.cargo_weight_kg),
+        order.total_amount,
+        order.total_trucks,
+        order.status.value,
+        order.searching,
+        order.version,
+        order.timer_version,
+        order.expires_at,
+        order.created_at,
+        order.updated_at,
+    )
+
+
+def _answer_values(order: Order, kept: KeptAnswer) -> tuple[object, ...]:
+    return (
+        order.customer_id,
+        kept.endpoint,
+        kept.key,
+        kept.fingerprint,
+        kept.status,
+        kept.body,
+        order.id,
+        order.created_at,
+    )
+
+
+def _truck_values(order: Order, truck: TruckRequest) -> tuple[object, ...]:
+    return (
+        truck.id,
+        order.id,
+        truck.request_number,
+        truck.vehicle_type,
+        truck.vehicle_subtype,
+        truck.price_per_truck,
+        truck.status.value,
+        truck.created_at,
+        truck.updated_at,
+    )
 
 
 async def save_order(connection: Connection, before: Order, after: Order) -> None:

@@ -10,6 +10,8 @@ from order_api.model import Order, TruckRequest
 from weelo_common.clock import epoch_ms, format_time
 from weelo_common.events import Place
 
+_encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
+
 
 def order_view(order: Order, now: datetime) -> dict[str, Any]:
     """``order``; ``now`` is the database's time and gives ``expiresIn`` (whole seconds, rounded up)."""
@@ -94,4 +96,4 @@ def created_body(order: Order, now: datetime) -> bytes:
         "dispatchState": "queued",
         "serverTimeMs": epoch_ms(now),
     }
-    return json.dumps({"success": True, "data": data}, separators=(",", ":"), ensure_ascii=False).encode()
+    return _encode({"success": True, "data": data}).encode()

@@ -1,0 +1,90 @@
+"""Requests that come at the same time share one statement: the next group forms while the last one is in flight.
+
+A lone request is a group of one and waits for nobody. It must never let one request's trouble be another's: the work
+gives each its own outcome.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Generic, TypeVar
+
+from weelo_common.postgres import DatabaseUnavailable
+
+log = logging.getLogger(__name__)
+
+Item = TypeVar("Item")
+Outcome = TypeVar("Outcome")
+
+MAX_GROUP = 64  # requests in one statement: more gain little, and hold each other up
+MAX_WAITING = 1000  # requests; what comes on top is refused at once, for it would wait for seconds
+LANES = 2  # groups in flight: while PostgreSQL writes one, the next is on its way
+
+
+class Together(Generic[Item, Outcome]):
+    """Gathers items for one kind of work. ``work`` gives as many outcomes as it got items, in their order."""
+
+    def __init__(self, work: Callable[[list[Item]], Awaitable[Sequence[Outcome | Exception]]]) -> None:
+        self._work = work
+        self._waiting: list[tuple[Item, asyncio.Future[Outcome]]] = []
+        self._lanes: set[asyncio.Task[None]] = set()
+        self._open_lanes = 0
+
+    async def __call__(self, item: Item) -> Outcome:
+        """The item's own outcome.
+
+        Raises:
+            Exception: what the work gave for this item.
+            DatabaseUnavailable: too many wait, or the work failed as a whole.
+        """
+        if len(self._waiting) >= MAX_WAITING:
+            raise DatabaseUnavailable("too many requests wait for PostgreSQL")
+        loop = asyncio.get_running_loop()
+        outcome: asyncio.Future[Outcome] = loop.create_future()
+        self._waiting.append((item, outcome))
+        if self._open_lanes < LANES:
+            self._open_lanes += 1
+            lane = loop.create_task(self._lane())
+            self._lanes.add(lane)  # the loop itself holds tasks only weakly
+            lane.add_done_callback(self._lanes.discard)
+        return await outcome
+
+    async def _lane(self) -> None:
+        try:
+            while self._waiting:
+                await self._group()
+        finally:
+            # Counted here and not when the task is done: that is told a turn of the loop later, and who came in
+            # between would wait for a lane that has ended.
+            self._open_lanes -= 1
+
+    async def _group(self) -> None:
+        group, self._waiting = self._waiting[:MAX_GROUP], self._waiting[MAX_GROUP:]
+        try:
+            outcomes = await self._work([item for item, _ in group])
+        except DatabaseUnavailable as error:
+            for _, future in group:
+                _settle(future, DatabaseUnavailable(str(error)))
+        except asyncio.CancelledError:
+            left, self._waiting = self._waiting, []
+            for _, future in (*group, *left):  # nobody may be left waiting, whatever happened
+                _settle(future, DatabaseUnavailable("the service goes down"))
+            raise
+        except Exception as error:
+            log.exception("A group of requests failed", extra={"requests": len(group)})
+            for _, future in group:
+                _settle(future, error)
+        else:
+            for (_, future), outcome in zip(group, outcomes, strict=True):
+                _settle(future, outcome)
+
+
+def _settle(future: asyncio.Future[Outcome], outcome: Outcome | Exception) -> None:
+    if future.done():  # its request was cancelled
+        return
+    if isinstance(outcome, Exception):
+        future.set_exception(outcome)
+    else:
+        future.set_result(outcome)

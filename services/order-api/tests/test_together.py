@@ -1,0 +1,64 @@
+"""Requests that share statements: each gets its own outcome, and none is ever left waiting."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from order_api.together import Together
+from weelo_common.postgres import DatabaseUnavailable
+
+PATIENCE_S = 5.0
+
+
+async def test_who_comes_in_the_very_turn_in_which_the_last_lane_ends_is_served() -> None:
+    written = asyncio.Event()
+
+    async def work(items: list[int]) -> list[int]:
+        await written.wait()
+        return items
+
+    together: Together[int, int] = Together(work)
+
+    async def twice() -> tuple[int, int]:
+        return await together(1), await together(2)  # the second in the turn that ends the first
+
+    async with asyncio.timeout(PATIENCE_S):
+        first = asyncio.create_task(twice())
+        await asyncio.sleep(0)  # its lane is open, and waits
+        await asyncio.sleep(0)
+        second = asyncio.create_task(together(3))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        written.set()  # both lanes end in one turn
+        assert (await first, await second) == ((1, 2), 3)
+
+
+async def test_each_item_gets_its_own_outcome() -> None:
+    async def work(items: list[int]) -> list[int | Exception]:
+        return [ValueError(str(item)) if item % 2 else item for item in items]
+
+    together: Together[int, int] = Together(work)
+    outcomes = await asyncio.gather(*(together(number) for number in range(100)), return_exceptions=True)
+    assert [outcome for outcome in outcomes if isinstance(outcome, int)] == list(range(0, 100, 2))
+    assert [str(o) for o in outcomes if isinstance(o, ValueError)] == [str(n) for n in range(1, 100, 2)]
+
+
+@pytest.mark.parametrize("trouble", [DatabaseUnavailable, KeyError])
+async def test_a_work_that_fails_as_a_whole_tells_everybody_and_the_next_group_goes_on(
+    trouble: type[Exception],
+) -> None:
+    broken = [True]
+
+    async def work(items: list[int]) -> list[int]:
+        if broken:
+            broken.pop()
+            raise trouble("gone")
+        return items
+
+    together: Together[int, int] = Together(work)
+    with pytest.raises(trouble):
+        await together(1)
+    async with asyncio.timeout(PATIENCE_S):
+        assert await together(2) == 2

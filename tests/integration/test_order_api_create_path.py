@@ -1,0 +1,161 @@
+"""The short way of a create answers exactly as the application does, and creates that come together stay their own."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Iterator, Mapping
+from uuid import uuid4
+
+import httpx
+import pytest
+
+from deploy.local.stack import LocalStack
+from tests.integration.order_api_rig import BODY, Home, Rig, body, code, order_api, order_api_home
+
+# The short way takes this media type only without a parameter; with one the application answers.
+SHORT, LONG = "application/json", "application/json; charset=utf-8"
+DEEP = b'{"pickup":' + b"[" * 20_000 + b"]" * 20_000 + b"}"
+
+
+@pytest.fixture(scope="module")
+def home(stack: LocalStack) -> Iterator[Home]:
+    with order_api_home(stack) as made:
+        yield made
+
+
+@pytest.fixture
+async def rig(home: Home) -> AsyncIterator[Rig]:
+    async with order_api(home) as running:
+        yield running
+
+
+async def sent(
+    rig: Rig, token: str | None, content: bytes, kind: str, headers: Mapping[str, str] | None = None
+) -> httpx.Response:
+    told = {"Content-Type": kind} | dict(headers or {})
+    if token is not None:
+        told["Authorization"] = f"Bearer {token}"
+    return await rig.http.post("/api/v1/orders", content=content, headers=told)
+
+
+def shape(value: object) -> object:
+    """The names and kinds in a body, without the values."""
+    if isinstance(value, dict):
+        return {name: shape(child) for name, child in value.items()}
+    if isinstance(value, list):
+        return [shape(child) for child in value]
+    return type(value).__name__
+
+
+async def test_both_ways_answer_a_good_create_with_the_same_headers_and_shape(rig: Rig) -> None:
+    content = json.dumps(body(2, goodsType="ईंट"), ensure_ascii=False).encode()
+    answers = [
+        await sent(rig, rig.customer().token, content, kind, {"X-Request-Id": "r-1"})
+        for kind in (SHORT, LONG)
+    ]
+    short, long = answers
+    assert short.status_code == long.status_code == 201
+    assert short.headers.keys() == long.headers.keys()
+    assert short.headers["x-request-id"] == long.headers["x-request-id"] == "r-1"
+    assert shape(short.json()) == shape(long.json())
+
+
+async def test_a_replay_on_the_other_way_has_the_same_bytes(rig: Rig) -> None:
+    for first_kind, second_kind in ((SHORT, LONG), (LONG, SHORT)):
+        customer, key = rig.customer(), {"Idempotency-Key": f'"{uuid4()}"'}
+        content = json.dumps(BODY).encode()
+        first = await sent(rig, customer.token, content, first_kind, key)
+        again = await sent(rig, customer.token, content, second_kind, key)
+        assert (first.status_code, again.status_code) == (201, 201)
+        assert again.content == first.content
+        assert again.headers["idempotent-replayed"] == "true"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"null",
+        b"[]",
+        b"{",
+        b"\xff\xfe",
+        DEEP,
+        json.dumps(BODY | {"distanceKm": 0}).encode(),
+        json.dumps(BODY | {"distanceKm": "25"}).encode(),
+        json.dumps(BODY | {"goodsType": "\x00"}).encode(),
+        json.dumps(BODY | {"goodsType": "\ud800"}).encode(),
+        json.dumps(BODY | {"distanceKm": float("nan")}).encode(),
+        json.dumps(BODY | {"pickup": {}}).encode(),
+        json.dumps(BODY | {"note": "x" * 70_000}).encode(),
+    ],
+)
+async def test_both_ways_refuse_a_bad_body_alike(rig: Rig, content: bytes) -> None:
+    customer = rig.customer()
+    short, long = [await sent(rig, customer.token, content, kind) for kind in (SHORT, LONG)]
+    assert short.status_code == long.status_code
+    assert 400 <= short.status_code < 500
+    assert short.content == long.content
+
+
+async def test_both_ways_refuse_a_bad_caller_or_key_alike(rig: Rig) -> None:
+    content = json.dumps(BODY).encode()
+    cases: list[tuple[str | None, Mapping[str, str]]] = [
+        (None, {}),
+        ("rubbish", {}),
+        (rig.captain().token, {}),
+        (rig.customer().token, {"X-Idempotency-Key": "with space"}),
+        (rig.customer().token, {"X-Idempotency-Key": "one", "Idempotency-Key": "two"}),
+    ]
+    for token, headers in cases:
+        short, long = [await sent(rig, token, content, kind, headers) for kind in (SHORT, LONG)]
+        assert short.status_code == long.status_code
+        assert short.status_code in (400, 401, 403)
+        assert short.content == long.content
+
+
+async def test_both_ways_refuse_a_second_order_alike(rig: Rig) -> None:
+    customer = rig.customer()
+    assert (await customer.create()).status_code == 201
+    content = json.dumps(BODY).encode()
+    short, long = [await sent(rig, customer.token, content, kind) for kind in (SHORT, LONG)]
+    assert code(short) == code(long) == (409, "ACTIVE_ORDER_EXISTS")
+    assert short.content == long.content
+
+
+async def test_the_metrics_call_both_ways_by_one_name(rig: Rig) -> None:
+    content = json.dumps(BODY).encode()
+    for kind in (SHORT, LONG):
+        assert (await sent(rig, rig.customer().token, content, kind)).status_code == 201
+    told = (await rig.http.get("/metrics")).text
+    assert 'weelo_http_request_seconds_count{method="POST",route="/api/v1/orders",status="201"} 2.0' in told
+
+
+async def test_creates_that_share_a_statement_get_each_its_own_answer(rig: Rig) -> None:
+    """Some have an order already, some use one key twice: they are refused or replayed, and cost nobody else."""
+    busy = [rig.customer() for _ in range(6)]
+    for customer in busy:
+        assert (await customer.create()).status_code == 201
+    free = [rig.customer() for _ in range(40)]
+    mixed = [pair for group in zip(free, busy * 7, strict=False) for pair in group]
+    answers = await asyncio.gather(*(customer.create(f"k-{n}") for n, customer in enumerate(mixed)))
+    for customer, answer in zip(mixed, answers, strict=True):
+        if customer in free:
+            assert answer.status_code == 201
+            assert answer.json()["data"]["order"]["customerId"] == customer.user_id
+        else:
+            assert answer.status_code == 409
+    made = await rig.value(
+        "SELECT count(*) FROM orders WHERE customer_id = ANY($1)", [customer.user_id for customer in free]
+    )
+    assert made == len(free)
+
+
+async def test_twins_without_redis_that_meet_in_one_statement_make_one_order(home: Home) -> None:
+    async with order_api(home, redis_url="redis://127.0.0.1:9/0") as rig:
+        customers = [rig.customer() for _ in range(10)]
+        answers = await asyncio.gather(
+            *(customer.create(f"twin-{customer.user_id}") for customer in customers for _ in range(3))
+        )
+        assert {answer.status_code for answer in answers} == {201}
+        assert len({answer.json()["data"]["orderId"] for answer in answers}) == len(customers)

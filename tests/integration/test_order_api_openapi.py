@@ -1,0 +1,296 @@
+"""The OpenAPI document of order-api: true to the service, whatever is sent, and readable without the internet."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import re
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from jsonschema import Draft202012Validator
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    negative_data_rejection,
+    response_headers_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+from deploy.local.stack import LocalStack
+from order_api.openapi import KEY_PATTERN
+from tests.integration.openapi_conformance import Conformance
+from tests.integration.order_api_process_rig import OrderApiProcess, order_api_running
+from tests.integration.order_api_rig import BODY, Home, order_api_home, signed_offer, token_of
+from weelo_common.ids import new_id
+
+ROLES = ("customer", "captain", "ops")
+CHECKS = [
+    not_a_server_error,
+    status_code_conformance,
+    content_type_conformance,
+    response_headers_conformance,
+    response_schema_conformance,
+    negative_data_rejection,
+]
+EXAMPLES = 80  # requests at each operation in make test: some 10 s in all
+MANY_EXAMPLES = 1500
+ANSWERED_WITHIN_S = 10.0
+
+
+@pytest.fixture(scope="module")
+def home(stack: LocalStack) -> Iterator[Home]:
+    with order_api_home(stack) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def service(home: Home, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OrderApiProcess]:
+    folder = tmp_path_factory.mktemp("openapi")
+    with order_api_running(home, folder, CREATES_PER_MINUTE="40") as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def document(service: OrderApiProcess) -> dict[str, Any]:
+    found: dict[str, Any] = httpx.get(f"{service.base_url}/openapi.json").json()
+    return found
+
+
+class People:
+    """Callers and orders for requests that shall get further than a 404."""
+
+    def __init__(self, home: Home, base_url: str) -> None:
+        self._home = home
+        self._base_url = f"{base_url}/api/v1"
+        self._numbers = itertools.count()
+        self.tokens = {role: [self._token(f"{role}-{n}", role) for n in range(3)] for role in ROLES}
+        self.orders: list[str] = [new_id()]
+        self.trucks: list[str] = [new_id()]
+        self.offers: list[str] = ["e30.e30.e30"]
+        self.stock()
+
+    def _token(self, user_id: str, role: str) -> str:
+        return token_of(self._home, user_id, role, {})
+
+    def new_customer(self) -> str:
+        return self._token(f"customer-new-{next(self._numbers)}", "customer")
+
+    def stock(self) -> None:
+        """A fresh order of the first customer, and one that the first captain holds, with offers for them."""
+        captain = self.tokens["captain"][0]
+        with httpx.Client() as client:
+            for customer, taken in ((self.tokens["customer"][0], False), (self.new_customer(), True)):
+                answer = client.post(
+                    f"{self._base_url}/orders", json=BODY, headers={"Authorization": f"Bearer {customer}"}
+                )
+                if answer.status_code != 201:
+                    continue  # the first one's order searches on
+                order_id = answer.json()["data"]["orderId"]
+                self.orders.append(order_id)
+                offer = signed_offer(self._home, order_id, "captain-0")
+                self.offers.append(offer)
+                if taken:
+                    answer = client.post(
+                        f"{self._base_url}/orders/{order_id}/accept",
+                        json={"offerToken": offer},
+                        headers={"Authorization": f"Bearer {captain}"},
+                    )
+                    if answer.status_code == 200:
+                        self.trucks.append(answer.json()["data"]["truckRequest"]["id"])
+
+
+def fuzz(
+    document: dict[str, Any], home: Home, service: OrderApiProcess, examples: int
+) -> Counter[tuple[str, int]]:
+    """Requests of every kind at every operation; what was answered how often."""
+    schema = schemathesis.openapi.from_dict(document)
+    schema.config.update(base_url=service.base_url)
+    # Unknown parameters are ignored, as the contract says; the token is added by whoever asks.
+    schema.config.generation.update(allow_extra_parameters=False, with_security_parameters=False)
+    people = People(home, service.base_url)
+    seen: Counter[tuple[str, int]] = Counter()
+    for result in schema.get_all_operations():
+        operation: Any = result
+        ask_often(operation.ok(), people, seen, examples)
+    return seen
+
+
+def ask_often(operation: Any, people: People, seen: Counter[tuple[str, int]], examples: int) -> None:
+    """Well and badly formed requests at one operation, by those it is for and by others."""
+    roles = operation.definition.raw["x-roles"]
+    creates = (operation.method, operation.path) == ("post", "/api/v1/orders")
+
+    @settings(
+        max_examples=examples,
+        deadline=None,
+        database=None,
+        derandomize=True,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(data=st.data())
+    def ask(data: st.DataObject) -> None:
+        mode = data.draw(st.sampled_from(list(schemathesis.GenerationMode)))
+        case = data.draw(operation.as_strategy(generation_mode=mode))
+        role = data.draw(st.sampled_from([*roles * 4, *ROLES]))
+        token = data.draw(st.sampled_from(people.tokens[role]))
+        if creates and data.draw(st.booleans()):
+            token = people.new_customer()
+            if mode.is_positive:  # what a schema cannot say: distinct lines, 50 trucks together
+                case.body["vehicleRequirements"] = case.body["vehicleRequirements"][:1]
+        if case.path_parameters and not spoiled_in_path(case) and data.draw(st.booleans()):
+            known = people.trucks if "truck_request_id" in case.path_parameters else people.orders
+            case.path_parameters = {
+                name: data.draw(st.sampled_from(known[-4:])) for name in case.path_parameters
+            }
+            if isinstance(case.body, dict) and isinstance(case.body.get("offerToken"), str):
+                case.body["offerToken"] = data.draw(st.sampled_from(people.offers[-4:]))
+        answer = case.call(headers={"Authorization": f"Bearer {token}"}, timeout=ANSWERED_WITHIN_S)
+        seen[f"{case.method} {operation.path}", answer.status_code] += 1
+        case.validate_response(answer, checks=CHECKS)
+        if answer.status_code == 200 and operation.method == "post":
+            people.stock()
+
+    ask()
+
+
+def spoiled_in_path(case: Any) -> bool:
+    """Whether the request is bad for what stands in its path."""
+    return case.meta is None or any(
+        place.value == "path" and info.mode.is_negative for place, info in case.meta.components.items()
+    )
+
+
+def test_no_request_made_from_the_document_gets_a_500_or_an_answer_outside_it(
+    document: dict[str, Any], home: Home, service: OrderApiProcess
+) -> None:
+    seen = fuzz(document, home, service, EXAMPLES)
+    assert {status for _, status in seen} >= {200, 201, 400, 403, 404, 409}
+    assert service.running
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(1800)
+def test_no_request_of_many_made_from_the_document_gets_a_500_or_an_answer_outside_it(
+    document: dict[str, Any], home: Home, service: OrderApiProcess
+) -> None:
+    seen = fuzz(document, home, service, MANY_EXAMPLES)
+    assert sum(seen.values()) > MANY_EXAMPLES
+    assert service.running
+
+
+def test_the_document_names_every_path_of_the_contract_with_its_codes(document: dict[str, Any]) -> None:
+    told = {
+        f"{method.upper()} {path.removeprefix('/api/v1')}": (
+            operation["x-roles"],
+            sorted(set(operation["x-error-codes"]) - {"SERVICE_UNAVAILABLE", "INTERNAL_ERROR"}),
+        )
+        for path, operations in document["paths"].items()
+        for method, operation in operations.items()
+    }
+    always = ["FORBIDDEN", "UNAUTHENTICATED"]
+    with_body = [*always, "PAYLOAD_TOO_LARGE", "UNSUPPORTED_MEDIA_TYPE", "VALIDATION_ERROR"]
+    step = sorted([*with_body, "NOT_FOUND", "INVALID_TRANSITION"])
+    accept = ["OFFER_INVALID", "ORDER_CANCELLED", "ORDER_EXPIRED", "TRUCK_REQUEST_TAKEN", "CAPTAIN_BUSY"]
+    create = ["CONCURRENT_REQUEST", "ACTIVE_ORDER_EXISTS", "IDEMPOTENCY_KEY_REUSED", "RATE_LIMITED"]
+    assert told == {
+        "POST /orders": (["customer"], sorted([*with_body, *create])),
+        "GET /orders": (["customer"], sorted([*always, "VALIDATION_ERROR"])),
+        "GET /orders/check-active": (["customer"], always),
+        "GET /orders/{order_id}": (
+            ["captain", "customer", "ops"],
+            sorted([*always, "NOT_FOUND", "VALIDATION_ERROR"]),
+        ),
+        "GET /orders/{order_id}/status": (["customer"], sorted([*always, "NOT_FOUND", "VALIDATION_ERROR"])),
+        "POST /orders/{order_id}/cancel": (
+            ["customer"],
+            sorted([*with_body, "NOT_FOUND", "ORDER_NOT_CANCELLABLE"]),
+        ),
+        "POST /orders/{order_id}/accept": (["captain"], sorted([*with_body, "NOT_FOUND", *accept])),
+        "GET /truck-requests": (["captain"], sorted([*always, "VALIDATION_ERROR"])),
+        "POST /truck-requests/{truck_request_id}/start": (["captain"], step),
+        "POST /truck-requests/{truck_request_id}/complete": (["captain"], step),
+        "POST /truck-requests/{truck_request_id}/release": (["captain", "ops"], step),
+    }
+
+
+def test_every_example_of_the_document_is_what_its_schema_says(document: dict[str, Any]) -> None:
+    Draft202012Validator.check_schema({"components": document["components"]})
+    judge = Conformance(document)
+    count = 0
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            assert operation["security"] == [{"userToken": []}]
+            for status, answer in operation["responses"].items():
+                content = answer["content"]["application/json"]
+                examples = [content["example"]] if "example" in content else []
+                examples += [example["value"] for example in content.get("examples", {}).values()]
+                assert examples, f"{method} {path} {status} has no example"
+                for example in examples:
+                    request = httpx.Request(method.upper(), "http://x" + re.sub("{[^}]+}", new_id(), path))
+                    shown = httpx.Response(int(status), json=example, request=request)
+                    problems = [p for p in judge.problems(shown) if "header" not in p]
+                    assert not problems, f"{method} {path} {status}: {problems}"
+                    count += 1
+    assert count > 80
+    body = document["components"]["schemas"]["CreateBody"]
+    assert body["examples"] == [BODY]
+
+
+@pytest.mark.parametrize(
+    ("key", "good"),
+    [
+        ("key-1", True),
+        ('"key-1"', True),
+        (r'"with\"and\\"', True),
+        ("k" * 255, True),
+        ("k" * 256, False),
+        ('"open', False),
+        ('""', False),
+        ("a b", False),
+    ],
+)
+def test_the_pattern_of_a_key_is_what_the_service_takes(
+    home: Home, service: OrderApiProcess, key: str, good: bool
+) -> None:
+    assert bool(re.match(KEY_PATTERN, key)) is good
+    token = token_of(home, f"c-{new_id()}", "customer", {})
+    answer = httpx.post(
+        f"{service.base_url}/api/v1/orders",
+        json=BODY,
+        headers={"Authorization": f"Bearer {token}", "Idempotency-Key": key},
+    )
+    assert answer.status_code == (201 if good else 400)
+
+
+async def test_the_docs_page_asks_nobody_else_for_anything(service: OrderApiProcess) -> None:
+    async with httpx.AsyncClient(base_url=service.base_url) as client:
+        page = await client.get("/docs")
+        assert page.status_code == 200
+        asked = re.findall(r'(?:src|href)="([^"]+)"', page.text)
+        asked += re.findall(r"url: '([^']+)'", page.text)
+        assert len(asked) == 4
+        assert not [url for url in asked if "//" in url]
+        assert '"validatorUrl": null' in page.text
+        found = await asyncio.gather(*(client.get(f"/{url}") for url in asked))
+        assert [answer.status_code for answer in found] == [200] * 4
+        assert "SwaggerUIBundle" in found[1].text or "SwaggerUIBundle" in found[2].text
+        for path in ("/docs/../openapi.py", "/docs/core.py", "/docs/%2e%2e/core.py"):
+            assert (await client.get(path)).status_code == 404
+
+
+def test_the_published_expiry_of_keys_is_the_settings_default(document: dict[str, Any], home: Home) -> None:
+    create = document["paths"]["/api/v1/orders"]["post"]
+    keys = [parameter for parameter in create["parameters"] if parameter["name"].endswith("Idempotency-Key")]
+    assert [key["name"] for key in keys] == ["X-Idempotency-Key", "Idempotency-Key"]
+    hours = f"{home.settings().idempotency_keep_h} hours"
+    assert all(hours in key["description"] for key in keys)
+    assert hours in create["description"]
