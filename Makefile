@@ -84,7 +84,7 @@ $(NODE_CHECKS)/node_modules/.installed: $(NODE_CHECKS)/package.json $(NODE_CHECK
 verify-ledger: setup ## check the ledger of the running local stack
 	@$(BIN)/python -m tools.ledger
 
-bench-intake: setup ## measure creating orders beside one statement's limit (some five minutes)
+bench-intake: setup ## measure creating orders beside one statement's limit (some four minutes)
 	@$(BIN)/python -m deploy.local fetch
 	@$(BIN)/python -m bench.intake
 

@@ -24,14 +24,13 @@ from tests.integration.order_api_rig import (
     order_api,
     order_api_home,
     signed_offer,
-    token_of,
 )
 from weelo_common.events.topics import ORDERS_EVENTS
-from weelo_common.ids import new_id
 
 CAPTAINS = 50
 CONTESTS = 20
 MANY_CONTESTS = 1000
+FRESH = 100  # contests with the same people: their tokens are good for ten minutes
 # Around the end, in ms: the accept or the end by time that waits first for the row gets it about then.
 MOMENTS_MS = (-40, -20, -10, -5, -3, -2, -1, 0, 1, 5)
 COUNT_WAITING = (
@@ -57,7 +56,7 @@ async def rig(home: Home) -> AsyncIterator[Rig]:
         yield running
 
 
-async def contest(home: Home, http: httpx.AsyncClient, customer: Caller, captains: list[Caller]) -> None:
+async def contest(home: Home, customer: Caller, captains: list[Caller]) -> None:
     """One truck, all captains at once; then the customer cancels, and everybody is free again."""
     order_id = data(await customer.create())["orderId"]
     offers = [signed_offer(home, order_id, captain.user_id) for captain in captains]
@@ -82,13 +81,10 @@ async def insisted(captain: Caller, order_id: str, offer: str) -> httpx.Response
 
 
 async def contests(home: Home, rig: Rig, count: int) -> None:
-    customer = rig.customer()
-    captains = [
-        Caller(rig.http, user_id, token_of(home, user_id, "captain", {}))
-        for user_id in (f"k-{new_id()}" for _ in range(CAPTAINS))
-    ]
-    for _ in range(count):
-        await contest(home, rig.http, customer, captains)
+    for number in range(count):
+        if number % FRESH == 0:
+            customer, captains = rig.customer(), [rig.captain() for _ in range(CAPTAINS)]
+        await contest(home, customer, captains)
 
 
 async def test_of_fifty_captains_for_one_truck_one_gets_a_200_and_49_are_told_it_is_taken(

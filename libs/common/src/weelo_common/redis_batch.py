@@ -64,8 +64,9 @@ class RedisBatches:
                     await self._send(batch)
         except (RedisError, OSError, TimeoutError) as error:
             self._fail(batch, error)
-        except asyncio.CancelledError:
-            self._fail(batch, ConnectionError("the client is closed"))
+        except BaseException as error:
+            # The client is closed, or a defect: nobody may be left waiting.
+            self._fail(batch, ConnectionError(f"the batch broke off: {type(error).__name__}"))
             raise
         finally:
             self._sending = None
