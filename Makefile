@@ -29,7 +29,7 @@ $(STAMP): requirements.lock $(addsuffix /pyproject.toml,$(PACKAGES))
 	@touch $@
 
 lock: ## pin all dependencies anew, with hashes (needs uv)
-	uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
+	uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-header \
 		--no-emit-package weelo-common libs/common/pyproject.toml services/*/pyproject.toml tools/weelo_cli/pyproject.toml requirements-dev.in -o requirements.lock
 
 demo: setup ## run a whole evening in Delhi on the local stack, and check the ledger
