@@ -1,7 +1,8 @@
 """``make bench-relay``: how fast the outbox drains into Kafka, and what it adds to an event's way.
 
 Beside it runs what the relay replaces: reading one row, ``send_and_wait``, deleting it, again and again. Both drain the
-same backlog on the same servers in turns, while a writer goes on writing.
+same backlog on the same servers in turns, while a writer goes on writing. Then the relay's cost an event in ordinary
+work, where each pass finds some rows only.
 """
 
 from __future__ import annotations
@@ -11,29 +12,34 @@ import asyncio
 import contextlib
 import os
 import statistics
+import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Set
 from datetime import UTC, datetime
+from typing import Any
 
 from aiokafka import AIOKafkaProducer, TopicPartition
 from prometheus_client import CollectorRegistry
 
-from bench.cpu import cpu_seconds
+from bench.relay_writer import event_of
 from bench.report import FOLDER, Row, publish, spread
 from deploy.local.settings import PROJECT
 from deploy.local.stack import LocalStack
 from order_api.settings import Settings
-from weelo_common.events import OrderFullyFilled
 from weelo_common.events.topics import ORDER_API, ORDERS_EVENTS, Topic
 from weelo_common.ids import new_id
 from weelo_common.kafka import KafkaClients
-from weelo_common.outbox import INSERT_EVENTS, Outbox, Relay, RelayMetrics
+from weelo_common.outbox import INSERT_EVENTS, Outbox
 from weelo_common.postgres import Database
+from weelo_common.record_batches import decode_headers
+from weelo_common.relay import Relay
+from weelo_common.relay_metrics import RelayMetrics
 
 WRITE_BATCH = 1000  # events in one transaction of the backlog
 BACKGROUND_RATE = 200  # events a second that a writer adds during a drain
 LATENCY_RATE = 1000  # events a second, as the target has it
-ONE_BY_ONE = "SELECT id, topic, key, payload FROM outbox ORDER BY id LIMIT 1"
+STEADY_ORDERS = 3000  # a second, two events each
+ONE_BY_ONE = "SELECT id, topic, key, headers, payload FROM outbox ORDER BY id LIMIT 1"
 DELETE_ONE = "DELETE FROM outbox WHERE id = $1"
 PATIENCE_S = 120.0
 
@@ -41,8 +47,11 @@ PATIENCE_S = 120.0
 class Arena:
     """One database and the real topics, with all that a drain needs."""
 
-    def __init__(self, database: Database, kafka: KafkaClients, settings: Settings) -> None:
+    def __init__(
+        self, database: Database, relay_database: Database, kafka: KafkaClients, settings: Settings
+    ) -> None:
         self.database = database
+        self.relay_database = relay_database
         self.kafka = kafka
         self.settings = settings
         self.outbox = Outbox(ORDER_API)
@@ -52,7 +61,7 @@ class Arena:
         now = datetime.now(UTC)
         for start in range(0, count, WRITE_BATCH):
             async with self.database.transaction() as connection:
-                events = [_event(new_id(), now) for _ in range(min(WRITE_BATCH, count - start))]
+                events = [event_of(new_id(), now) for _ in range(min(WRITE_BATCH, count - start))]
                 await self.outbox.append(connection, events, at=now)
 
     async def depth(self) -> int:
@@ -79,31 +88,18 @@ class Arena:
             await writer
 
 
-def _event(order_id: str, now: datetime) -> OrderFullyFilled:
-    return OrderFullyFilled(
-        order_id=order_id,
-        order_version=1,
-        customer_id="c-1",
-        status="fully_filled",
-        searching=False,
-        trucks_filled=1,
-        total_trucks=1,
-        occurred_at=now,
-    )
-
-
-async def drain_by_relay(arena: Arena, backlog: int) -> float:
-    """Events a second of the relay, over the whole backlog."""
-    relay = Relay(arena.database, arena.kafka, arena.settings, RelayMetrics(CollectorRegistry()))
+async def drain_by_relay(arena: Arena, backlog: int) -> tuple[float, float]:
+    """Events a second of the relay over the whole backlog, and CPU µs of this process for each."""
+    relay = Relay(arena.relay_database, arena.kafka, arena.settings, RelayMetrics(CollectorRegistry()))
     await arena.write(1)
     await relay.run_once()  # the lease and the producer are there before the clock starts
     await arena.write(backlog)
     sent = 0
     async with arena.writing(), asyncio.timeout(PATIENCE_S):
-        began = time.perf_counter()
+        began, used = time.perf_counter(), time.process_time()
         while sent < backlog:
             sent += await relay.run_once()
-        took = time.perf_counter() - began
+        took, used = time.perf_counter() - began, time.process_time() - used
         stop = asyncio.Event()
         running = asyncio.create_task(relay.run(stop))
     async with asyncio.timeout(PATIENCE_S):
@@ -111,7 +107,7 @@ async def drain_by_relay(arena: Arena, backlog: int) -> float:
             await asyncio.wait([running], timeout=0.05)
     stop.set()
     await running
-    return sent / took
+    return sent / took, used / sent * 1e6
 
 
 async def drain_one_by_one(arena: Arena, seconds: float) -> float:
@@ -126,7 +122,7 @@ async def drain_one_by_one(arena: Arena, seconds: float) -> float:
                 row = await connection.fetchrow(ONE_BY_ONE)
                 if row is None:
                     break
-                await _one(producer, row["topic"], row["key"], row["payload"])
+                await _one(producer, row["topic"], row["key"], row["headers"], row["payload"])
                 await connection.execute(DELETE_ONE, row["id"])
                 sent += 1
             took = time.perf_counter() - began
@@ -137,8 +133,51 @@ async def drain_one_by_one(arena: Arena, seconds: float) -> float:
         await arena.kafka.stop_producer(producer)
 
 
-async def _one(producer: AIOKafkaProducer, topic: str, key: str, payload: bytes) -> None:
-    await asyncio.wait_for(producer.send_and_wait(topic, payload, key=key.encode()), PATIENCE_S)
+async def _one(producer: AIOKafkaProducer, topic: str, key: str, headers: bytes, payload: bytes) -> None:
+    told = decode_headers(headers)
+    await asyncio.wait_for(producer.send_and_wait(topic, payload, key=key.encode(), headers=told), PATIENCE_S)
+
+
+async def steady_us(arena: Arena, seconds: float, gather_s: float) -> tuple[float, float]:
+    """CPU µs of this process for an event, and rows of a pass, at ``STEADY_ORDERS`` written by another process."""
+    settings = arena.settings.model_copy(update={"relay_gather_s": gather_s})
+    relay = CountingRelay(arena.relay_database, arena.kafka, settings, RelayMetrics(CollectorRegistry()))
+    await arena.write(1)
+    await relay.run_once()
+    writer = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "bench.relay_writer", arena.settings.postgres_dsn.get_secret_value(),
+        str(STEADY_ORDERS), str(seconds), stdout=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    assert writer.stdout is not None  # noqa: S101 - it was asked for
+    commits = writer.stdout
+    await commits.read(1)
+    stop = asyncio.Event()
+    used = time.process_time()
+    relay.passes.clear()
+    running = asyncio.create_task(relay.run(stop))
+    async with asyncio.timeout(PATIENCE_S):
+        while await commits.read(4096):
+            relay.wake()
+        await writer.wait()
+        while await arena.depth():
+            await asyncio.wait([running], timeout=0.05)
+    used = time.process_time() - used
+    stop.set()
+    await running
+    return used / sum(relay.passes) * 1e6, statistics.mean(rows for rows in relay.passes if rows)
+
+
+class CountingRelay(Relay):
+    """Notes how many rows each pass had."""
+
+    def __init__(self, *parts: Any) -> None:
+        super().__init__(*parts)
+        self.passes: list[int] = []
+
+    async def run_once(self) -> int:
+        rows = await super().run_once()
+        self.passes.append(rows)
+        return rows
 
 
 class Reader:
@@ -217,7 +256,7 @@ async def latency_of_broker(arena: Arena, seconds: float) -> list[float]:
     """The broker's own produce-to-consume time."""
     producer = await arena.kafka.start_producer()
     topic = arena.kafka.topic_name(ORDERS_EVENTS)
-    payload = _event(new_id(), datetime.now(UTC)).model_dump_json(by_alias=True).encode()
+    payload = event_of(new_id(), datetime.now(UTC)).model_dump_json(by_alias=True).encode()
     try:
         return await latencies_ms(arena, seconds, lambda key: producer.send(topic, payload, key=key.encode()))
     finally:
@@ -226,12 +265,13 @@ async def latency_of_broker(arena: Arena, seconds: float) -> list[float]:
 
 async def latency_of_relay(arena: Arena, seconds: float) -> list[float]:
     """From before the writing statement to the consumer, each event in a commit of its own."""
-    relay = Relay(arena.database, arena.kafka, arena.settings, RelayMetrics(CollectorRegistry()))
+    relay = Relay(arena.relay_database, arena.kafka, arena.settings, RelayMetrics(CollectorRegistry()))
+    arena.database.on_commit(relay.wake)
     stop = asyncio.Event()
     running = asyncio.create_task(relay.run(stop))
 
     now = datetime.now(UTC)
-    topics, _, ids, headers, payloads = arena.outbox.columns([_event(new_id(), now)], at=now)
+    topics, _, ids, headers, payloads = arena.outbox.columns([event_of(new_id(), now)], at=now)
 
     async def emit(key: str) -> None:
         async with arena.database.single_statements() as connection:
@@ -252,9 +292,9 @@ async def measure(arena: Arena, options: argparse.Namespace) -> list[Row]:
     cpu_us: list[float] = []
     for number in range(options.rounds):
         singles.append(await drain_one_by_one(arena, options.seconds))
-        before = cpu_seconds(os.getpid())
-        ours.append(await drain_by_relay(arena, options.backlog))
-        cpu_us.append((cpu_seconds(os.getpid()) - before) / options.backlog * 1e6)
+        rate, used_us = await drain_by_relay(arena, options.backlog)
+        ours.append(rate)
+        cpu_us.append(used_us)
         print(f"  round {number + 1}: relay {ours[-1]:,.0f}/s, one by one {singles[-1]:,.0f}/s")
     conditions = (
         f"2 cores shared by everything: this process (relay, writer), PostgreSQL (fsync on), Apache Kafka; "
@@ -262,13 +302,18 @@ async def measure(arena: Arena, options: argparse.Namespace) -> list[Row]:
         f"rounds in turns, median of {options.rounds}; load average {os.getloadavg()[0]:.1f}"
     )
     ratio = statistics.median(a / b for a, b in zip(ours, singles, strict=True))
+    at_once_us, at_once = await steady_us(arena, options.seconds, 1e-6)
+    gathered_us, gathered = await steady_us(arena, options.seconds, arena.settings.relay_gather_s)
     broker = await latency_of_broker(arena, options.seconds)
     relayed = await latency_of_relay(arena, options.seconds)
     rows = [
         Row("backlog drained into Kafka", spread(ours) + "/s", spread(singles) + "/s one by one", ratio, "higher",
             25.0, "times one by one", conditions),
-        Row("CPU of the process an event, writing included", f"{statistics.median(cpu_us):.0f} us", "-",
+        Row("CPU of the process an event, backlog", f"{statistics.median(cpu_us):.1f} us", "-",
             statistics.median(cpu_us), "lower", None, "us", conditions),
+        Row(f"CPU of the process an event, at {2 * STEADY_ORDERS:,}/s", f"{gathered_us:.1f} us, {gathered:.0f} a pass",
+            f"{at_once_us:.1f} us, {at_once:.0f} a pass, without gathering", gathered_us, "lower", None, "us",
+            f"two events an order, {STEADY_ORDERS:,} orders/s from another process, the relay woken at each commit"),
     ]  # fmt: skip
     for name, at, reach in (("p50", 0.5, 10.0), ("p99", 0.99, None)):
         one, other = relayed[int(len(relayed) * at)], broker[int(len(broker) * at)]
@@ -296,8 +341,12 @@ async def run(stack: LocalStack, options: argparse.Namespace) -> list[Row]:
             "http_port": 0,
         }
     )
-    async with Database.open(settings, application_name="bench") as database:
-        return await measure(Arena(database, KafkaClients(settings, client_id="bench"), settings), options)
+    async with (
+        Database.open(settings, application_name="bench") as database,
+        Relay.database(settings, "bench") as relay_database,
+    ):
+        kafka = KafkaClients(settings, client_id="bench")
+        return await measure(Arena(database, relay_database, kafka, settings), options)
 
 
 def main() -> None:
@@ -309,7 +358,7 @@ def main() -> None:
     parser.add_argument(
         "--seconds", type=float, default=4.0, help="of a round one by one, and of each latency"
     )
-    parser.add_argument("--backlog", type=int, default=40_000, help="events that a round drains")
+    parser.add_argument("--backlog", type=int, default=100_000, help="events that a round drains")
     options = parser.parse_args()
     FOLDER.mkdir(parents=True, exist_ok=True)
     with LocalStack(PROJECT / FOLDER / "stack", None, env=os.environ) as stack:

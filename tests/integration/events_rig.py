@@ -20,6 +20,7 @@ from weelo_common.events.topics import ORDERS_EVENTS, Topic
 from weelo_common.kafka import KafkaClients
 from weelo_common.migrate import migrate
 from weelo_common.postgres import Database
+from weelo_common.relay import Relay
 from weelo_common.settings import ServiceSettings
 
 GROUP = "dispatcher"  # whose dead letters have a topic
@@ -35,6 +36,7 @@ class EventsRig:
 
     settings: ServiceSettings
     database: Database
+    relay_database: Database
     kafka: KafkaClients
     registry: CollectorRegistry
 
@@ -88,10 +90,13 @@ async def events_rig(stack: LocalStack) -> AsyncIterator[EventsRig]:
     async with kafka.admin() as admin:
         await admin.create_topics([NewTopic(name, partitions, 1) for name, partitions in topics.items()])
     try:
-        async with Database.open(settings, application_name="test") as database:
+        async with (
+            Database.open(settings, application_name="test") as database,
+            Relay.database(settings, "test") as relay_database,
+        ):
             async with database.connection() as connection:
                 await migrate(connection, ["weelo_common"])
-            yield EventsRig(settings, database, kafka, CollectorRegistry())
+            yield EventsRig(settings, database, relay_database, kafka, CollectorRegistry())
     finally:
         async with kafka.admin() as admin:
             await admin.delete_topics(list(topics))

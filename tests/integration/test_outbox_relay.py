@@ -15,7 +15,9 @@ from deploy.local.stack import LocalStack
 from tests.integration.events_rig import ORDERS_EVENTS, EventsRig, events_rig, filled, until
 from weelo_common.events import OrderFullyFilled, decode
 from weelo_common.kafka import KafkaClients
-from weelo_common.outbox import Outbox, Relay, RelayMetrics
+from weelo_common.outbox import Outbox
+from weelo_common.relay import Relay
+from weelo_common.relay_metrics import RelayMetrics
 from weelo_common.telemetry import current_traceparent, span
 
 
@@ -26,7 +28,9 @@ async def rig(stack: LocalStack) -> AsyncIterator[EventsRig]:
 
 
 def make_relay(rig: EventsRig) -> Relay:
-    return Relay(rig.database, rig.kafka, rig.settings, RelayMetrics(CollectorRegistry()))
+    relay = Relay(rig.relay_database, rig.kafka, rig.settings, RelayMetrics(CollectorRegistry()))
+    rig.database.on_commit(relay.wake)
+    return relay
 
 
 @contextlib.asynccontextmanager
@@ -92,7 +96,9 @@ async def test_rows_stay_while_kafka_is_away_and_drain_in_order_when_it_is_back(
     nowhere = rig.settings.model_copy(
         update={"kafka_bootstrap_servers": "127.0.0.1:1", "kafka_request_deadline_s": 0.5}
     )
-    away = Relay(rig.database, KafkaClients(nowhere, client_id="t"), nowhere, RelayMetrics(rig.registry))
+    away = Relay(
+        rig.relay_database, KafkaClients(nowhere, client_id="t"), nowhere, RelayMetrics(rig.registry)
+    )
     stop = asyncio.Event()
     running = asyncio.create_task(away.run(stop))
     await append(rig, "order-1", range(1, 6))

@@ -5,13 +5,17 @@ from __future__ import annotations
 import base64
 import datetime as dt
 import json
+import time
+from typing import Any
 
 import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, generate_private_key
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from weelo_common.auth import InvalidToken, Role, TokenVerifier
+from weelo_common.auth import MAX_KNOWN_HEADERS, InvalidToken, Principal, Role, TokenVerifier
 
 SECRET = "a secret of at least sixty-four bytes, so that every HMAC may use it, and then some"
 CLAIMS: dict[str, object] = {
@@ -63,3 +67,61 @@ def test_a_token_of_the_same_rsa_key_but_another_algorithm_is_refused(
 def test_an_unsigned_token_is_refused(private_key: RSAPrivateKey) -> None:
     with pytest.raises(InvalidToken):
         verifier("RS256", public_pem(private_key)).verify(unsigned())
+
+
+_NOW = int(time.time())
+_MOMENTS = st.one_of(
+    st.integers(-1000, 1000).filter(lambda away: abs(abs(away) - 10) > 3).map(lambda away: _NOW + away),
+    st.floats(_NOW + 100, _NOW + 200),
+    st.sampled_from([True, None, 0, 2**70, str(_NOW + 500), "soon", [_NOW + 500]]),
+)
+_CLAIMS = st.fixed_dictionaries(
+    {
+        "sub": st.sampled_from(["c-1", "c" * 64, "c" * 65, "", 7, None]),
+        "role": st.sampled_from(["customer", "ops", "admin", 7, ["ops"], None]),
+        "iss": st.sampled_from(["weelo", "weelo", "weelo", "other", ["weelo"], None]),
+        "aud": st.sampled_from(["weelo-apps", "weelo-apps", ["weelo-apps", "other"], "other", [], None]),
+        "exp": st.one_of(st.just(_NOW + 500), _MOMENTS),
+    },
+    optional={
+        "iat": _MOMENTS,
+        "nbf": _MOMENTS,
+        "jti": st.sampled_from(["t-1", 7, None]),
+        "name": st.sampled_from(["A", 7]),
+        "weird": st.sampled_from([{"a": [1.5]}, 2**80, "\u2028"]),
+    },
+)
+
+
+def outcome(taken: TokenVerifier, token: str) -> Principal | str:
+    try:
+        return taken.verify(token)
+    except InvalidToken as refusal:
+        return str(refusal)
+
+
+@given(_CLAIMS)
+@settings(max_examples=300, deadline=None)
+def test_a_verifier_that_knows_the_header_judges_every_token_as_a_fresh_one_does(
+    claims: dict[str, Any],
+) -> None:
+    knows = verifier("HS256", SECRET)
+    knows.verify(jwt.encode(CLAIMS, SECRET, "HS256"))
+    token = ".".join(
+        [
+            jwt.encode(CLAIMS, SECRET, "HS256").partition(".")[0],
+            base64.urlsafe_b64encode(json.dumps(claims).encode()).decode().rstrip("="),
+        ]
+    )
+    signature = jwt.get_algorithm_by_name("HS256").sign(token.encode(), SECRET.encode())
+    token += "." + base64.urlsafe_b64encode(signature).decode().rstrip("=")
+    assert outcome(knows, token) == outcome(verifier("HS256", SECRET), token)
+
+
+def test_the_headers_that_are_known_stay_few() -> None:
+    taken = verifier("HS256", SECRET)
+    for number in range(2 * MAX_KNOWN_HEADERS):
+        for _ in range(2):
+            token = jwt.encode(CLAIMS, SECRET, "HS256", headers={"kid": str(number)})
+            assert taken.verify(token).user_id == "c-1"
+    assert len(taken._known_headers) == MAX_KNOWN_HEADERS

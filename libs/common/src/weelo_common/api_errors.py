@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
+import orjson
 from fastapi import Response
 
 from weelo_common.clock import format_time
@@ -130,9 +130,7 @@ def success(data: Mapping[str, Any], status: int = 200, headers: Mapping[str, st
 
 def to_json(value: Any) -> bytes:
     """Compact JSON in UTF-8; a datetime becomes RFC 3339 with milliseconds."""
-    return json.dumps(
-        value, default=_encode, ensure_ascii=False, separators=(",", ":"), allow_nan=False
-    ).encode()
+    return orjson.dumps(value, default=_encode, option=orjson.OPT_PASSTHROUGH_DATETIME)
 
 
 def _encode(value: object) -> str:

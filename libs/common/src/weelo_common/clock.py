@@ -7,6 +7,7 @@ process is for waiting, measuring and stamping logs, never for judging whether a
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Annotated, Protocol
 
 from pydantic import AfterValidator, PlainSerializer
@@ -28,10 +29,13 @@ class SystemClock:
 
 def to_milliseconds(moment: datetime) -> datetime:
     """The same moment cut to whole milliseconds, in UTC."""
+    if moment.tzinfo is UTC and moment.microsecond % 1000 == 0:
+        return moment  # as nearly all are that come from the database
     utc = moment.astimezone(UTC)
     return utc.replace(microsecond=utc.microsecond // 1000 * 1000)
 
 
+@lru_cache(maxsize=256)  # an answer and its events write the same two moments ten times
 def format_time(moment: datetime) -> str:
     """RFC 3339 with milliseconds and Z, e.g. ``2026-02-03T10:08:28.123Z``."""
     utc = moment if moment.tzinfo is UTC else moment.astimezone(UTC)

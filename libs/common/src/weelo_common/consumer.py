@@ -25,6 +25,7 @@ from weelo_common.events.topics import Topic
 from weelo_common.kafka import GOODBYE_S, KafkaClients, KafkaUnavailable
 from weelo_common.partition_worker import EventProcessor, PartitionWorker
 from weelo_common.postgres import Database
+from weelo_common.replay import Replayer
 from weelo_common.settings import KafkaSettings
 
 log = logging.getLogger(__name__)
@@ -51,6 +52,12 @@ class ConsumerMetrics:
         self.retries = Counter(
             "weelo_consumer_retries", "Tries after the first", ["consumer"], registry=registry
         )
+        self.replayed = Counter(
+            "weelo_consumer_replayed",
+            "Parked events that a replay applied; they counted as consumed when they were parked",
+            ["consumer"],
+            registry=registry,
+        )
         self.lag = Gauge("weelo_consumer_lag", "Records not yet handled", ["consumer"], registry=registry)
         self.seconds = Histogram(
             "weelo_consumer_handle_seconds",
@@ -62,7 +69,7 @@ class ConsumerMetrics:
 
     def announce(self, consumer: str) -> None:
         """Tell zeros before the first event, so that a consumer that takes nothing is seen, too."""
-        for counter in (self.consumed, self.retries, *self.outcomes.values()):
+        for counter in (self.consumed, self.retries, self.replayed, *self.outcomes.values()):
             counter.labels(consumer)
 
     def count(self, consumer: str, outcome: Outcome) -> None:
@@ -98,6 +105,8 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has
         self._on_assignment = on_assignment
         self._dead_letters = DeadLetters(kafka, group)
         self._processor = EventProcessor(group, handlers, database, self._dead_letters, metrics, relevant)
+        self._replayer = Replayer(group, handlers, database, self._dead_letters, metrics)
+        self._replaying: asyncio.Task[None] | None = None
         declared: dict[str, Topic] = {event.TOPIC.name: event.TOPIC for event in handlers}
         self._topics = {kafka.topic_name(topic): topic for topic in declared.values()}
         self._workers: dict[TopicPartition, PartitionWorker] = {}
@@ -144,7 +153,8 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has
     # --- the loop ---
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Consume until stopped, through any absence of the brokers."""
+        """Consume until stopped, through any absence of the brokers; replay parked keys that are asked for."""
+        self._replaying = asyncio.create_task(self._replayer.run(stop), name=f"replay-{self._group}")
         try:
             while not stop.is_set():
                 try:
@@ -154,7 +164,16 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has
                     with contextlib.suppress(TimeoutError):
                         await asyncio.wait_for(stop.wait(), RECONNECT_PAUSE_S)
         finally:
+            await self._end_replaying(stop)
             await self._dead_letters.close()
+
+    async def _end_replaying(self, stop: asyncio.Event) -> None:
+        """Wait for the replay in hand; break it off where the consumer itself failed."""
+        if self._replaying is None:
+            return
+        if not stop.is_set():
+            self._replaying.cancel()
+        await asyncio.wait([self._replaying])
 
     async def _session(self, stop: asyncio.Event) -> None:
         consumer = self._kafka.consumer(group=self._group)
@@ -241,7 +260,9 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has
             worker.committed = max(worker.committed, positions[tp])
 
     async def _reap(self) -> None:
-        """Let go of revoked workers that have ended, and pass on what ended a living one."""
+        """Let go of revoked workers that have ended, and pass on what ended a living one, or the replay."""
+        if self._replaying is not None and self._replaying.done():
+            await self._replaying
         for worker in [worker for worker in self._retired if worker.task.done()]:
             self._retired.discard(worker)
             await worker.task

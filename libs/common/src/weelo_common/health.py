@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
 
 Probe = Callable[[], str | None]
 """None where all is well, else one line that says what is not."""
@@ -16,8 +20,11 @@ class _Check:
     gates_ready: bool
 
 
-class Health:
-    """Collects probes. Those that gate readiness take the service out of the load balancer."""
+class Health(Collector):
+    """Collects probes. Those that gate readiness take the service out of the load balancer.
+
+    Registered with Prometheus it tells the same there: alarms hang on it.
+    """
 
     def __init__(self) -> None:
         self._checks: list[_Check] = []
@@ -43,3 +50,15 @@ class Health:
             if trouble:
                 reasons.append(trouble)
         return reasons
+
+    def collect(self) -> Iterator[Metric]:
+        """The probes' words as numbers."""
+        yield GaugeMetricFamily(
+            "weelo_ready", "1 while this replica is ready for traffic", value=0.0 if self.not_ready() else 1.0
+        )
+        checks = GaugeMetricFamily(
+            "weelo_health_ok", "1 while this probe finds nothing wrong", labels=["check"]
+        )
+        for check in self._checks:
+            checks.add_metric([check.name], 0.0 if check.probe() else 1.0)
+        yield checks

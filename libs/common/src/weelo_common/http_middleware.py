@@ -39,6 +39,14 @@ class HttpMetrics:
             registry=registry,
             buckets=(0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 1, 2, 5, 10),
         )
+        self._series: dict[tuple[str, str, int], Histogram] = {}
+
+    def observe(self, method: str, route: str, status: int, seconds: float) -> None:
+        """Count one request. Methods, routes and statuses are few, so their series are kept at hand."""
+        series = self._series.get((method, route, status))
+        if series is None:
+            series = self._series[method, route, status] = self.seconds.labels(method, route, str(status))
+        series.observe(seconds)
 
 
 class RequestMiddleware:
@@ -52,11 +60,13 @@ class RequestMiddleware:
         if scope["type"] != "http" or scope["path"] in _QUIET_PATHS:
             await self._app(scope, receive, send)
             return
-        headers = {
-            name: value for name, value in scope["headers"] if name in (b"x-request-id", b"traceparent")
-        }
-        asked = headers.get(b"x-request-id", b"").decode("latin-1")
-        this_request = asked if _sane(asked) else new_id()
+        asked = parent = ""
+        for name, value in scope["headers"]:
+            if name == b"x-request-id":
+                asked = value.decode("latin-1")
+            elif name == b"traceparent":
+                parent = value.decode("latin-1")
+        this_request = asked if asked and _sane(asked) else new_id()
         token = request_id.set(this_request)
         started = time.perf_counter()
         status = 500
@@ -72,7 +82,7 @@ class RequestMiddleware:
             with span(
                 scope["method"],
                 kind=SpanKind.SERVER,
-                parent=headers.get(b"traceparent", b"").decode("latin-1") or None,
+                parent=parent or None,
                 attributes={"http.request.method": scope["method"]},
             ) as current:
                 try:
@@ -86,9 +96,7 @@ class RequestMiddleware:
                 current.update_name(f"{scope['method']} {route_of(scope)}")
                 current.set_attribute("http.response.status_code", status)
         finally:
-            self._metrics.seconds.labels(scope["method"], route_of(scope), str(status)).observe(
-                time.perf_counter() - started
-            )
+            self._metrics.observe(scope["method"], route_of(scope), status, time.perf_counter() - started)
             request_id.reset(token)
 
 

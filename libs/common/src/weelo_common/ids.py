@@ -5,7 +5,8 @@ Ids that come from tokens (customers, captains, transporters) are opaque text of
 
 from __future__ import annotations
 
-import secrets
+import hashlib
+import os
 import time
 import uuid
 from typing import Annotated
@@ -20,19 +21,21 @@ OpaqueId = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 
 def new_id() -> str:
     """A UUIDv7 as RFC 9562 has it: 48 bits of milliseconds, then 74 random bits."""
-    milliseconds = time.time_ns() // 1_000_000
-    random_bits = secrets.randbits(74)
-    value = (milliseconds & 0xFFFF_FFFF_FFFF) << 80
-    value |= 0x7 << 76
-    value |= (random_bits >> 62) << 64
-    value |= 0b10 << 62
-    value |= random_bits & ((1 << 62) - 1)
-    return str(uuid.UUID(int=value))
+    # Written as text at once: a create makes five ids, and the way over an integer and a UUID costs twice as much.
+    time_ms = f"{time.time_ns() // 1_000_000:012x}"
+    random_bytes = os.urandom(10)
+    random = random_bytes.hex()
+    variant = "89ab"[random_bytes[9] & 0b11]
+    return f"{time_ms[:8]}-{time_ms[8:]}-7{random[:3]}-{variant}{random[3:6]}-{random[6:18]}"
 
 
 def derived_id(*parts: str) -> str:
     """The UUIDv5 of the parts: the same parts always give the same id."""
-    return str(uuid.uuid5(_NAMESPACE, "\x1f".join(parts)))
+    # Written as text at once, as above: each timer that fires derives one.
+    name = "\x1f".join(parts).encode()
+    digest = hashlib.sha1(_NAMESPACE.bytes + name, usedforsecurity=False).hexdigest()
+    variant = "89ab"[int(digest[16], 16) & 0b11]
+    return f"{digest[:8]}-{digest[8:12]}-5{digest[13:16]}-{variant}{digest[17:20]}-{digest[20:32]}"
 
 
 def well_formed_id(text: str) -> str:

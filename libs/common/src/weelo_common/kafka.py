@@ -1,4 +1,5 @@
-"""The one place that makes aiokafka objects, and the only one that touches its private parts.
+"""The one place that makes aiokafka objects, and beside ``record_batches`` and ``tolerant_records`` the only one that
+touches its private parts.
 
 Every talk with a broker has a deadline: aiokafka's own ``stop()``, ``commit()`` and ``send_and_wait()`` wait for ever
 when the brokers are away.
@@ -17,6 +18,7 @@ from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 from aiokafka.errors import KafkaError
 from aiokafka.helpers import create_ssl_context
 
+from weelo_common import tolerant_records
 from weelo_common.events.topics import Topic
 from weelo_common.settings import KafkaSettings
 
@@ -107,6 +109,7 @@ class KafkaClients:
 
         A group that is new starts at the beginning of its topics.
         """
+        tolerant_records.install()
         settings = self._settings
         session_ms = int(settings.kafka_session_timeout_s * 1000)
         return AIOKafkaConsumer(

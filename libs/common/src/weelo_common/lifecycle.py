@@ -24,6 +24,7 @@ import uvicorn
 from prometheus_client import CollectorRegistry
 
 from weelo_common.health import Health
+from weelo_common.http_protocol import OnePieceProtocol
 from weelo_common.migrate import migrate
 from weelo_common.postgres import Database, DatabaseUnavailable
 from weelo_common.settings import PostgresSettings, Seconds, ServiceSettings, load
@@ -63,6 +64,7 @@ class Lifecycle:
     def __init__(self, *, shutdown_deadline_s: float) -> None:
         self.health = Health()
         self.registry = CollectorRegistry()
+        self.registry.register(self.health)
         self.http_port: int | None = None
         """Where HTTP is served, once it is."""
         self._deadline_s = shutdown_deadline_s
@@ -91,6 +93,8 @@ class Lifecycle:
         self.http_port = listener.getsockname()[1]
         config = uvicorn.Config(
             app,
+            http=OnePieceProtocol,
+            proxy_headers=False,  # nothing here asks for the caller's address
             log_config=None,
             access_log=False,
             server_header=False,
@@ -256,7 +260,7 @@ async def _migrate(settings: MigrationSettings, service: str, packages: Sequence
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     try:
-        import uvloop
-    except ImportError:  # not on this platform
+        from weelo_common.event_loop import new_event_loop
+    except ImportError:  # uvloop is not on this platform
         return None
-    return uvloop.new_event_loop
+    return new_event_loop

@@ -65,7 +65,11 @@ PROBLEMS: Mapping[ErrorCode, _Problem] = {
     ErrorCode.CAPTAIN_BUSY: _Problem(
         "The accept lost: the captain has a running trip.", "You have a running trip."
     ),
-    ErrorCode.OFFER_EXPIRED: _Problem("The offer ended otherwise.", "This offer is over."),
+    ErrorCode.OFFER_EXPIRED: _Problem(
+        "The offer ended otherwise.",
+        "The offer has ended.",
+        data={"status": {"type": "string", "examples": ["withdrawn"]}},
+    ),
     ErrorCode.INVALID_TRANSITION: _Problem(
         "The state table has no such step from here.", "The truck request is completed.", data=_STATUS_DATA
     ),

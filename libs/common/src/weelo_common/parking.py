@@ -80,11 +80,17 @@ async def append(connection: Connection, consumer: str, envelope: Envelope, reco
 
 
 async def replay(
-    database: Database, consumer: str, key: str, topics: dict[str, Topic], handle: ReplayHandler
+    database: Database,
+    consumer: str,
+    key: str,
+    topics: dict[str, Topic],
+    handle: ReplayHandler,
+    committed: Callable[[], None] | None = None,
 ) -> int:
     """Apply a parked key's events in order, each in its own transaction, and lift the mark after the last.
 
-    Returns how many were applied. An error of ``handle`` leaves its event and the later ones parked, and is raised.
+    ``committed`` is called after each commit and must return at once. Returns how many events were applied. An error of
+    ``handle`` leaves its event and the later ones parked, and is raised.
     """
     applied = 0
     while True:
@@ -107,3 +113,5 @@ async def replay(
             await handle(connection, decode(record.topic, record.key, record.headers, record.value), record)
             await connection.execute(DELETE_PARKED, row["id"])
         applied += 1
+        if committed is not None:
+            committed()

@@ -10,9 +10,10 @@ import asyncio
 import contextlib
 import logging
 import ssl
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, TypeAlias
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
@@ -26,14 +27,18 @@ log = logging.getLogger(__name__)
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record] | PoolConnectionProxy[asyncpg.Record]"
 
+T = TypeVar("T")
+
 SELECT_NOW = "SELECT clock_timestamp()"
 
 WATCH_PERIOD_S = 1.0  # a sign of life is asked for this often
 WATCH_DEADLINE_S = 2.0  # and is there by then, or PostgreSQL counts as away: nobody waits any longer for it
+WATCH_TICK_S = 0.1  # in such steps the watch waits: what one takes longer is this process's lateness
 
 _INFRASTRUCTURE_ERRORS: tuple[type[Exception], ...] = (
     asyncpg.PostgresConnectionError,
     asyncpg.InterfaceError,
+    asyncpg.InternalClientError,  # as far as is_infrastructure_error says so
     asyncpg.CannotConnectNowError,
     asyncpg.TooManyConnectionsError,
     asyncpg.AdminShutdownError,
@@ -66,6 +71,10 @@ def is_infrastructure_error(error: BaseException) -> bool:
     """Whether an error tells of the infrastructure rather than of a defect."""
     if isinstance(error, asyncpg.InterfaceError) and isinstance(error, ValueError):
         return False  # asyncpg could not encode a parameter: our defect
+    if isinstance(error, asyncpg.InternalClientError):
+        # A server that goes down says so on idle connections, too. asyncpg takes that for an operation that has begun,
+        # and refuses the next one with these words until it sees the end of the connection.
+        return str(error).startswith("cannot switch to state")
     return isinstance(error, (DatabaseUnavailable, *_INFRASTRUCTURE_ERRORS))
 
 
@@ -101,8 +110,14 @@ class Database:
 
     @classmethod
     @contextlib.asynccontextmanager
-    async def open(cls, settings: PostgresSettings, *, application_name: str) -> AsyncIterator[Database]:
-        """A database that is closed at the end, within the acquire deadline.
+    async def open(
+        cls,
+        settings: PostgresSettings,
+        *,
+        application_name: str,
+        session: Mapping[str, str] = MappingProxyType({}),
+    ) -> AsyncIterator[Database]:
+        """A database that is closed at the end, within the acquire deadline. ``session`` is set on each connection.
 
         The pool starts empty-handed when PostgreSQL is away: the service comes up, answers 503 and recovers.
         """
@@ -118,6 +133,7 @@ class Database:
                 "statement_timeout": _ms(settings.postgres_statement_timeout_s),
                 "lock_timeout": _ms(settings.postgres_lock_timeout_s),
                 "idle_in_transaction_session_timeout": _ms(settings.postgres_idle_in_transaction_timeout_s),
+                **session,
             },
         }
         pool: asyncpg.Pool[asyncpg.Record] = asyncpg.create_pool(
@@ -198,7 +214,9 @@ class Database:
         for listener in self._commit_listeners:
             listener()
 
-    async def watch(self, stop: asyncio.Event, period_s: float = WATCH_PERIOD_S) -> None:
+    async def watch(
+        self, stop: asyncio.Event, period_s: float = WATCH_PERIOD_S, deadline_s: float = WATCH_DEADLINE_S
+    ) -> None:
         """Ask for a sign of life until stopped, on a connection of its own.
 
         While there is none, whoever wants a connection is refused at once, and whoever waits for an answer is cut
@@ -208,13 +226,9 @@ class Database:
         try:
             while not stop.is_set():
                 try:
-                    if own is None:
-                        own = await asyncpg.connect(**self._options)
-                    await own.fetchval(SELECT_NOW, timeout=WATCH_DEADLINE_S)
+                    own = await _in_own_time(self._sign_of_life(own), deadline_s)
                 except _NO_SIGN_OF_LIFE as error:
-                    if own is not None:
-                        own.terminate()
-                        own = None
+                    own = None
                     self._is_away(type(error).__name__)
                 else:
                     if self._away is not None:
@@ -226,12 +240,50 @@ class Database:
             if own is not None:
                 own.terminate()
 
+    async def _sign_of_life(
+        self, own: asyncpg.Connection[asyncpg.Record] | None
+    ) -> asyncpg.Connection[asyncpg.Record]:
+        """The connection that answered; without any deadline but the caller's."""
+        connection = own or await asyncpg.connect(
+            **self._options | {"timeout": None, "command_timeout": None}
+        )
+        try:
+            await connection.fetchval(SELECT_NOW)
+        except BaseException:
+            connection.terminate()
+            raise
+        return connection
+
     def _is_away(self, reason: str) -> None:
         if self._away is None:
             log.warning("PostgreSQL is away", extra={"reason": reason, "cutOff": len(self._in_use)})
         self._away = reason
         for connection in tuple(self._in_use):
-            connection.terminate()
+            # One that the server closed itself was taken back by the pool, and cannot be called any more.
+            with contextlib.suppress(asyncpg.InterfaceError):
+                connection.terminate()
+
+
+async def _in_own_time(work: Coroutine[Any, Any, T], limit_s: float) -> T:
+    """What ``work`` returns, within ``limit_s`` of time that this process could use.
+
+    In a process starved of CPU a timer is due before the answer that waits in the socket is read. So the wait is cut in
+    steps, and one that ends late counts for no more than it was meant to last.
+
+    Raises:
+        TimeoutError: the work was cancelled.
+    """
+    task = asyncio.create_task(work)
+    try:
+        for _ in range(max(1, round(limit_s / WATCH_TICK_S))):
+            await asyncio.wait([task], timeout=WATCH_TICK_S)
+            if task.done():
+                return task.result()
+        raise TimeoutError
+    finally:
+        if not task.done():
+            task.cancel()
+            await asyncio.wait([task])
 
 
 async def database_now(connection: Connection) -> datetime:

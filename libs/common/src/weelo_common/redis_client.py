@@ -46,24 +46,18 @@ class RedisClient:
     @contextlib.asynccontextmanager
     async def open(cls, settings: RedisSettings) -> AsyncIterator[RedisClient]:
         """A client that is closed at the end. Nothing is connected before the first call."""
-        pool = BlockingConnectionPool.from_url(
-            settings.redis_url.get_secret_value(),
-            max_connections=settings.redis_pool_max,
-            timeout=settings.redis_deadline_s,
-            socket_timeout=settings.redis_deadline_s,
-            socket_connect_timeout=settings.redis_deadline_s,
-            retry=Retry(NoBackoff(), 0),
-        )
+        pool = _pool(settings, settings.redis_pool_max, socket_timeout=settings.redis_deadline_s)
         redis = Redis(connection_pool=pool)
-        batches = RedisBatches(pool, deadline_s=settings.redis_deadline_s)
+        # One batch is in flight at a time, and has a deadline as a whole: one for each read and write costs more.
+        line = _pool(settings, 1, socket_timeout=None)
+        batches = RedisBatches(line, deadline_s=settings.redis_deadline_s)
         try:
             yield cls(redis, batches, settings)
         finally:
             await batches.aclose()
-            with contextlib.suppress(RedisError, OSError, TimeoutError):  # nothing of ours hangs on it
-                await asyncio.wait_for(redis.aclose(), settings.redis_deadline_s)
-            with contextlib.suppress(RedisError, OSError, TimeoutError):
-                await asyncio.wait_for(pool.disconnect(), settings.redis_deadline_s)
+            for close in (redis.aclose, pool.disconnect, line.disconnect):
+                with contextlib.suppress(RedisError, OSError, TimeoutError):  # nothing of ours hangs on it
+                    await asyncio.wait_for(close(), settings.redis_deadline_s)
 
     @property
     def available(self) -> bool:
@@ -108,3 +102,16 @@ class RedisClient:
             raise RedisUnavailable(f"{type(error).__name__}: {error}") from error
         self._failures = 0
         return result
+
+
+def _pool(
+    settings: RedisSettings, connections: int, *, socket_timeout: float | None
+) -> BlockingConnectionPool:
+    return BlockingConnectionPool.from_url(
+        settings.redis_url.get_secret_value(),
+        max_connections=connections,
+        timeout=settings.redis_deadline_s,
+        socket_timeout=socket_timeout,
+        socket_connect_timeout=settings.redis_deadline_s,
+        retry=Retry(NoBackoff(), 0),
+    )

@@ -123,7 +123,10 @@ class ServiceSettings(PostgresSettings, KafkaSettings):
     otel_traces_sample_ratio: Annotated[float, Field(ge=0, le=1)] = 1.0
     relay_poll_s: Seconds = 0.01
     """How often the relay looks for rows that another process wrote."""
-    relay_batch_rows: Annotated[int, Field(ge=1, le=10_000)] = 500
+    relay_gather_s: Seconds = 0.01
+    """How far apart a relay under load begins its passes; one that finds a few rows at a time does not wait."""
+    relay_batch_rows: Annotated[int, Field(ge=1, le=10_000)] = 2000
+    """Rows read, sent and deleted together."""
     relay_lease_s: Annotated[float, Field(ge=1, le=60)] = 3.0
 
     @model_validator(mode="after")

@@ -12,7 +12,8 @@ import struct
 from collections.abc import Iterable
 from typing import NamedTuple
 
-_DEGREES = 10_000_000
+DEGREES = 10_000_000
+"""Of a packed coordinate to a degree."""
 
 
 class PackedField(NamedTuple):
@@ -61,19 +62,31 @@ def pack(positions: Iterable[Position]) -> bytes:
     Raises:
         struct.error: a coordinate is out of range.
     """
-    parts = [bytes([FORMAT_VERSION])]
-    parts += [
-        _LAYOUT.pack(p.captain, round(p.latitude * _DEGREES), round(p.longitude * _DEGREES), p.recorded_at_ms)
-        for p in positions
-    ]
-    return b"".join(parts)
+    return record_of(pack_bytes(positions))
 
 
-def unpack(value: bytes) -> list[Position]:
-    """The positions of one record.
+def pack_bytes(positions: Iterable[Position]) -> bytes:
+    """Packed positions without the version byte, so that those of several callers can be put together.
 
     Raises:
-        MalformedPositions: the version is unknown, the length is off, or a point is not on the globe.
+        struct.error: a coordinate is out of range.
+    """
+    return b"".join(
+        _LAYOUT.pack(p.captain, round(p.latitude * DEGREES), round(p.longitude * DEGREES), p.recorded_at_ms)
+        for p in positions
+    )
+
+
+def record_of(packed: bytes) -> bytes:
+    """The value of a record that holds what ``pack_bytes`` made."""
+    return bytes([FORMAT_VERSION]) + packed
+
+
+def positions_bytes(value: bytes) -> memoryview:
+    """The packed positions of a record, without its version byte.
+
+    Raises:
+        MalformedPositions: the version is unknown, or the length is off.
     """
     if not value or value[0] != FORMAT_VERSION:
         raise MalformedPositions(
@@ -81,9 +94,18 @@ def unpack(value: bytes) -> list[Position]:
         )
     if (len(value) - 1) % POSITION_BYTES:
         raise MalformedPositions(f"{len(value) - 1} bytes are no whole number of positions")
+    return memoryview(value)[1:]
+
+
+def unpack(value: bytes) -> list[Position]:
+    """The positions of one record.
+
+    Raises:
+        MalformedPositions: as ``positions_bytes``, or a point is not on the globe.
+    """
     positions = [
-        Position(captain, latitude / _DEGREES, longitude / _DEGREES, recorded_at_ms)
-        for captain, latitude, longitude, recorded_at_ms in _LAYOUT.iter_unpack(memoryview(value)[1:])
+        Position(captain, latitude / DEGREES, longitude / DEGREES, recorded_at_ms)
+        for captain, latitude, longitude, recorded_at_ms in _LAYOUT.iter_unpack(positions_bytes(value))
     ]
     for position in positions:
         if not (-90 <= position.latitude <= 90 and -180 <= position.longitude <= 180):

@@ -39,6 +39,11 @@ def timer_key(name: str, subject: str) -> str:
     return f"{name}:{subject}"
 
 
+def firing_id(key: str, version: int) -> str:
+    """The id of the event of a timer's firing: the same for the same key and version."""
+    return derived_id("timer-fired", key, str(version))
+
+
 class TimerEvent(Event):
     """An event of one timer: with its order in the order's partition, else keyed by itself."""
 
@@ -90,4 +95,4 @@ class TimerFired(TimerEvent):
 
     def event_id(self) -> str:
         """The id of this firing: the same for the same key and version."""
-        return derived_id("timer-fired", self.timer_key, str(self.version))
+        return firing_id(self.timer_key, self.version)

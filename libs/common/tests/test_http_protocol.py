@@ -1,0 +1,93 @@
+"""The services' HTTP protocol: an answer leaves in one piece, and nothing else is other than uvicorn's."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from weelo_common.lifecycle import Lifecycle
+
+PATIENCE_S = 5.0
+REQUEST = b"GET /%d HTTP/1.1\r\nHost: test\r\n\r\n"
+HEAD = {"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"5")]}
+
+
+@contextlib.asynccontextmanager
+async def served(app: ASGIApp) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    """A connection to the application, as every service serves its own."""
+    life = Lifecycle(shutdown_deadline_s=PATIENCE_S)
+    life.serve_http(app, "127.0.0.1", 0)
+    try:
+        async with asyncio.timeout(PATIENCE_S):
+            reader, writer = await asyncio.open_connection("127.0.0.1", life.http_port)
+            try:
+                yield reader, writer
+            finally:
+                writer.close()
+                await writer.wait_closed()
+    finally:
+        await life.shutdown()
+
+
+async def echo(scope: Scope, receive: Receive, send: Send) -> None:
+    body = b""
+    while not body:
+        body = (await receive()).get("body", b"") or scope["path"].encode().ljust(5)
+    await send(HEAD)
+    await send({"type": "http.response.body", "body": body})
+
+
+async def test_an_answers_head_and_body_arrive_in_one_piece() -> None:
+    async with served(echo) as (reader, writer):
+        for number in range(50):
+            writer.write(REQUEST % number)
+            piece = await reader.read(65_536)
+            assert piece.startswith(b"HTTP/1.1 200 OK\r\n")
+            assert piece.endswith(b"\r\n\r\n" + (b"/%d" % number).ljust(5))
+
+
+async def test_requests_sent_at_once_are_answered_in_order() -> None:
+    async with served(echo) as (reader, writer):
+        writer.write(b"".join(REQUEST % number for number in range(20)))
+        for number in range(20):
+            head = await reader.readuntil(b"\r\n\r\n")
+            assert b"200 OK" in head
+            assert await reader.readexactly(5) == (b"/%d" % number).ljust(5)
+
+
+async def test_a_body_that_comes_in_time_is_not_held_back_until_its_end() -> None:
+    go_on = asyncio.Event()
+
+    async def slow(scope: Scope, receive: Receive, send: Send) -> None:
+        await send(HEAD)
+        await go_on.wait()
+        await send({"type": "http.response.body", "body": b"12", "more_body": True})
+        go_on.clear()
+        await go_on.wait()
+        await send({"type": "http.response.body", "body": b"345"})
+
+    async with served(slow) as (reader, writer):
+        writer.write(REQUEST % 1)
+        await reader.readuntil(b"\r\n\r\n")
+        go_on.set()
+        assert await reader.readexactly(2) == b"12"
+        go_on.set()
+        assert await reader.readexactly(3) == b"345"
+
+
+async def test_an_answer_before_a_close_arrives_whole() -> None:
+    async with served(echo) as (reader, writer):
+        writer.write(b"GET / HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n")
+        assert (await reader.read()).endswith(b"\r\n\r\n/    ")
+
+
+async def test_a_caller_who_asks_whether_to_go_on_is_told_so() -> None:
+    async with served(echo) as (reader, writer):
+        writer.write(b"POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n")
+        assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+        writer.write(b"hello")
+        await reader.readuntil(b"\r\n\r\n")
+        assert await reader.readexactly(5) == b"hello"

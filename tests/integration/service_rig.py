@@ -1,0 +1,104 @@
+"""What the rigs of the services share: a service's own database and topics on the run's servers, and users' tokens."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+from uuid import uuid4
+
+import jwt
+from aiokafka.admin import NewTopic
+
+from deploy.local.stack import LocalStack
+from weelo_common.events.topics import Topic
+from weelo_common.kafka import KafkaClients
+from weelo_common.migrate import migrate
+from weelo_common.postgres import Database
+from weelo_common.settings import ServiceSettings
+
+SESSION_TIMEOUT_S = 6  # the brokers' least: a group must not wait long for a member that a test killed
+TOKEN_LIFETIME_S = 600
+
+
+@dataclass(frozen=True)
+class ServiceHome:
+    """Where a module's replicas of one service live. ``values`` are those of its settings."""
+
+    stack: LocalStack
+    values: dict[str, Any]
+    prefix: str
+
+    def environment(self) -> dict[str, str]:
+        """The settings as a process of its own gets them."""
+        return {name.upper(): str(value) for name, value in self.values.items()}
+
+    def token(self, role: str, user_id: str, **claims: str) -> str:
+        """A user's token, good for ten minutes."""
+        payload = {
+            "sub": user_id,
+            "role": role,
+            "iss": "weelo",
+            "aud": "weelo-apps",
+            "exp": time.time() + TOKEN_LIFETIME_S,
+        }
+        return jwt.encode(payload | claims, self.stack.keys.jwt_private.read_text(), algorithm="RS256")
+
+
+HomeT = TypeVar("HomeT", bound=ServiceHome)
+
+
+@contextlib.contextmanager
+def service_home(
+    make: Callable[[LocalStack, dict[str, Any], str], HomeT],
+    stack: LocalStack,
+    service: str,
+    topics: Collection[Topic],
+    **own: Any,
+) -> Iterator[HomeT]:
+    """A migrated database and fresh topics of one service, gone at the end.
+
+    ``own`` adds to the settings that every service has, or replaces some.
+    """
+    prefix = f"{service[:2]}{uuid4().hex[:6]}_"
+    values: dict[str, Any] = {
+        "postgres_dsn": stack.provision(prefix)[service],
+        "redis_url": stack.servers.redis_url,
+        "kafka_bootstrap_servers": stack.servers.kafka_bootstrap,
+        "kafka_producer_idempotence": stack.servers.kafka_idempotence,
+        "kafka_topic_prefix": prefix.replace("_", "."),
+        "kafka_session_timeout_s": SESSION_TIMEOUT_S,
+        "jwt_public_key_file": stack.keys.jwt_public,
+        "http_port": 0,
+        **own,
+    }
+    settings = ServiceSettings.model_validate(values)
+    kafka = KafkaClients(settings, client_id="test")
+    names = {kafka.topic_name(topic): topic.partitions for topic in topics}
+    try:
+        asyncio.run(_prepare(settings, kafka, names, service.replace("-", "_")))
+        yield make(stack, values, prefix)
+    finally:
+        # A broker that keeps thousands of partitions of tests runs out of memory.
+        asyncio.run(_delete_topics(kafka, names))
+        stack.remove(prefix)
+
+
+async def _prepare(
+    settings: ServiceSettings, kafka: KafkaClients, names: Mapping[str, int], package: str
+) -> None:
+    async with kafka.admin() as admin:
+        await admin.create_topics([NewTopic(name, partitions, 1) for name, partitions in names.items()])
+    async with (
+        Database.open(settings, application_name="test") as database,
+        database.connection() as connection,
+    ):
+        await migrate(connection, ["weelo_common", package])
+
+
+async def _delete_topics(kafka: KafkaClients, names: Mapping[str, int]) -> None:
+    async with kafka.admin() as admin:
+        await admin.delete_topics(list(names))
