@@ -3,67 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import os
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from deploy.local.processes import Child, Command, Nursery
-from tests.integration.order_api_rig import PATIENCE_S, Home
+from deploy.local.processes import Nursery
+from tests.integration.order_api_rig import Home
+from tests.integration.service_process import RunningService
 
 
-class OrderApiProcess:
-    """One order-api. Started again after a kill it has another port: ask for ``base_url`` each time."""
+class OrderApiProcess(RunningService):
+    """One order-api."""
 
     def __init__(self, nursery: Nursery, home: Home, log_path: Path, settings: dict[str, str]) -> None:
-        env = {"PATH": os.environ["PATH"]} | home.environment() | settings
-        argv = (sys.executable, "-m", "order_api")
-        self._child = Child(nursery, Command("order-api", argv, log_path, env, cwd=log_path.parent))
-        self._log_path = log_path
-        self._port = 0
-
-    @property
-    def base_url(self) -> str:
-        return f"http://127.0.0.1:{self._port}"
-
-    def start(self) -> None:
-        """Start it; returns once it serves."""
-        seen = self._log_path.stat().st_size if self._log_path.exists() else 0
-        self._child.start()
-        give_up_at = time.monotonic() + PATIENCE_S
-        while True:
-            for line in self._lines(seen):
-                if line.get("message") == "Service started":
-                    self._port = line["httpPort"]
-                    return
-            if time.monotonic() > give_up_at or not self._child.running:
-                raise TimeoutError(f"order-api did not start: {self._child.log_tail()}")
-            time.sleep(0.02)  # a file tells nobody that it grew
-
-    def kill(self) -> None:
-        """``kill -9``."""
-        self._child.kill()
-
-    def stop(self) -> None:
-        """SIGTERM, and its end."""
-        self._child.stop()
-
-    @property
-    def running(self) -> bool:
-        return self._child.running
-
-    def log(self) -> str:
-        """Everything it said, over all its lives."""
-        return self._log_path.read_text()
-
-    def _lines(self, start: int) -> list[dict[str, Any]]:
-        with self._log_path.open("rb") as log:
-            log.seek(start)
-            whole = log.read().rpartition(b"\n")[0]
-        return [json.loads(line) for line in whole.splitlines() if line.startswith(b"{")]
+        super().__init__(nursery, "order_api", log_path, home.environment() | settings)
 
 
 @contextlib.contextmanager

@@ -7,17 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
 import httpx
-import jwt
 from aiokafka import TopicPartition
-from aiokafka.admin import NewTopic
 from prometheus_client import CollectorRegistry
 
 from deploy.local.stack import LocalStack
@@ -25,8 +22,10 @@ from order_api.handlers import Orders
 from order_api.main import build
 from order_api.metrics import OrderMetrics
 from order_api.settings import Settings
+from tests.integration.events_rig import until
 from tests.integration.openapi_conformance import Conformance
-from weelo_common.events import Envelope, Event, decode
+from tests.integration.service_rig import ServiceHome, service_home
+from weelo_common.events import Envelope, Event, OrderEvent, decode
 from weelo_common.events.topics import (
     DISPATCH_OFFERS,
     ORDER_API,
@@ -37,7 +36,6 @@ from weelo_common.events.topics import (
 )
 from weelo_common.kafka import KafkaClients
 from weelo_common.lifecycle import Lifecycle, running
-from weelo_common.migrate import migrate
 from weelo_common.offer_tokens import OfferClaims, OfferTokenSigner, OfferTokenVerifier
 from weelo_common.outbox import Outbox
 from weelo_common.postgres import Database
@@ -60,58 +58,25 @@ def body(trucks: int = 1, **changes: Any) -> dict[str, Any]:
     return BODY | {"vehicleRequirements": [line]} | changes
 
 
-@dataclass(frozen=True)
-class Home:
+class Home(ServiceHome):
     """Where a module's order-api lives."""
-
-    stack: LocalStack
-    values: dict[str, Any]
-    prefix: str
 
     def settings(self, **changes: Any) -> Settings:
         return Settings.model_validate(self.values | changes)
-
-    def environment(self) -> dict[str, str]:
-        """The same as a process of its own gets it."""
-        return {name.upper(): str(value) for name, value in self.values.items()}
 
 
 @contextlib.contextmanager
 def order_api_home(stack: LocalStack) -> Iterator[Home]:
     """A migrated database and the topics order-api touches, removed at the end."""
-    prefix = f"oa{uuid4().hex[:6]}_"
-    dsns = stack.provision(prefix)
-    values = {
-        "postgres_dsn": dsns["order-api"],
-        "redis_url": stack.servers.redis_url,
-        "kafka_bootstrap_servers": stack.servers.kafka_bootstrap,
-        "kafka_producer_idempotence": stack.servers.kafka_idempotence,
-        "kafka_topic_prefix": prefix.replace("_", "."),
-        "kafka_session_timeout_s": 6,
-        "jwt_public_key_file": stack.keys.jwt_public,
-        "offer_token_jwks_file": stack.keys.offer_jwks,
-        "creates_per_minute": 10_000,
-        "http_port": 0,
-    }
-    home = Home(stack, values, prefix)
-    try:
-        asyncio.run(_prepare(home.settings()))
+    with service_home(
+        Home,
+        stack,
+        ORDER_API,
+        TOPICS,
+        offer_token_jwks_file=stack.keys.offer_jwks,
+        creates_per_minute=10_000,
+    ) as home:
         yield home
-    finally:
-        stack.remove(prefix)
-
-
-async def _prepare(settings: Settings) -> None:
-    kafka = KafkaClients(settings, client_id="test")
-    async with kafka.admin() as admin:
-        await admin.create_topics(
-            [NewTopic(kafka.topic_name(topic), topic.partitions, 1) for topic in TOPICS]
-        )
-    async with (
-        Database.open(settings, application_name="test") as database,
-        database.connection() as connection,
-    ):
-        await migrate(connection, ["weelo_common", "order_api"])
 
 
 class Caller:
@@ -248,6 +213,34 @@ def code(answer: httpx.Response) -> tuple[int, str]:
     return answer.status_code, content["error"]["code"]
 
 
+async def made(customer: Caller, trucks: int = 1) -> str:
+    """The id of a new order."""
+    order_id: str = data(await customer.create(content=body(trucks)))["orderId"]
+    return order_id
+
+
+def told(envelopes: Iterable[Envelope]) -> list[tuple[str, int, str]]:
+    """Class, version and status of each order event."""
+    return [
+        (type(event).__name__, event.order_version, event.status)
+        for event in (envelope.event for envelope in envelopes)
+        if isinstance(event, OrderEvent)
+    ]
+
+
+async def settled(rig: Rig, *last: Event) -> None:
+    """Publish events; wait until the service has consumed them all."""
+    counted = rig.life.registry.get_sample_value
+    before = counted("weelo_consumer_consumed_total", {"consumer": "order-api"}) or 0.0
+    await rig.publish(*last)
+    await until(
+        lambda: (
+            (counted("weelo_consumer_consumed_total", {"consumer": "order-api"}) or 0.0) >= before + len(last)
+        ),
+        "the events were consumed",
+    )
+
+
 @dataclass(frozen=True)
 class Bench:
     """The commands on orders without a service around them; events stay in the outbox."""
@@ -278,9 +271,7 @@ async def order_api_bench(home: Home) -> AsyncIterator[Bench]:
 
 def token_of(home: Home, user_id: str, role: str, claims: Mapping[str, str]) -> str:
     """A user's token, good for ten minutes."""
-    payload = {"sub": user_id, "role": role, "iss": "weelo", "aud": "weelo-apps", "exp": time.time() + 600}
-    key = home.stack.keys.jwt_private.read_text()
-    return jwt.encode(payload | dict(claims), key, algorithm="RS256")
+    return home.token(role, user_id, **claims)
 
 
 def signed_offer(home: Home, order_id: str, captain_id: str, subtype: str = "TATA_ACE") -> str:

@@ -21,10 +21,10 @@ from redis.asyncio import Redis
 from order_api.model import TruckStatus, status_of
 from tests.integration.order_api_process_rig import OrderApiProcess
 from tests.integration.order_api_rig import PATIENCE_S, Home, body, signed_offer, token_of
-from tools.ledger.facts import Facts, LoggedEvent
-from tools.ledger.statements import judge
-from tools.ledger.tables import Tables
-from tools.ledger.topics import Topics
+from weelo_cli.ledger.facts import Facts, LoggedEvent
+from weelo_cli.ledger.statements import judge
+from weelo_cli.ledger.tables import Tables
+from weelo_cli.ledger.topics import Topics
 from weelo_common.events import TruckAssigned, TruckReleased
 from weelo_common.events.topics import ORDERS_EVENTS
 from weelo_common.kafka import KafkaClients

@@ -7,7 +7,9 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from datetime import timedelta
+from functools import partial
 from typing import Any
+from uuid import uuid4
 
 import httpx
 import pytest
@@ -58,24 +60,27 @@ async def rig(home: Home) -> AsyncIterator[Rig]:
 
 async def contest(home: Home, customer: Caller, captains: list[Caller]) -> None:
     """One truck, all captains at once; then the customer cancels, and everybody is free again."""
-    order_id = data(await customer.create())["orderId"]
-    offers = [signed_offer(home, order_id, captain.user_id) for captain in captains]
+    key = str(uuid4())
+    order_id = data(await insisted(lambda: customer.create(key)))["orderId"]
     answers = await asyncio.gather(
-        *(insisted(captain, order_id, offer) for captain, offer in zip(captains, offers, strict=True))
+        *(
+            insisted(partial(captain.accept, order_id, signed_offer(home, order_id, captain.user_id)))
+            for captain in captains
+        )
     )
     told = Counter(answer.status_code if answer.is_success else code(answer) for answer in answers)
     assert told == {200: 1, (409, "TRUCK_REQUEST_TAKEN"): CAPTAINS - 1}
     (won,) = (answer for answer in answers if answer.is_success)
-    order = data(await customer.get(f"/orders/{order_id}"))
+    order = data(await insisted(lambda: customer.get(f"/orders/{order_id}")))
     assert order["truckRequests"] == [data(won)["truckRequest"]]
     assert order["order"]["trucksFilled"] == 1
-    assert (await customer.post(f"/orders/{order_id}/cancel")).status_code == 200
+    assert (await insisted(lambda: customer.post(f"/orders/{order_id}/cancel"))).status_code == 200
 
 
-async def insisted(captain: Caller, order_id: str, offer: str) -> httpx.Response:
-    """His answer. A 503 says that the machine is too busy, and nothing of the contest: phones try again."""
+async def insisted(ask: Callable[[], Awaitable[httpx.Response]]) -> httpx.Response:
+    """The answer. A 503 says that the machine is too busy, and nothing of the contest: phones try again."""
     async with asyncio.timeout(PATIENCE_S):
-        while (answer := await captain.accept(order_id, offer)).status_code == 503:  # noqa: ASYNC110 - see above
+        while (answer := await ask()).status_code == 503:  # noqa: ASYNC110 - see above
             await asyncio.sleep(0.1)
     return answer
 

@@ -11,7 +11,19 @@ import httpx
 import pytest
 
 from deploy.local.stack import LocalStack
-from tests.integration.order_api_rig import BODY, Home, Rig, body, code, order_api, order_api_home
+from order_api.create_path import BODY_WAIT_S
+from tests.integration.order_api_rig import (
+    BODY,
+    PATIENCE_S,
+    Home,
+    Rig,
+    body,
+    code,
+    data,
+    order_api,
+    order_api_home,
+)
+from weelo_common.events.topics import ORDERS_EVENTS
 
 # The short way takes this media type only without a parameter; with one the application answers.
 SHORT, LONG = "application/json", "application/json; charset=utf-8"
@@ -159,3 +171,36 @@ async def test_twins_without_redis_that_meet_in_one_statement_make_one_order(hom
         )
         assert {answer.status_code for answer in answers} == {201}
         assert len({answer.json()["data"]["orderId"] for answer in answers}) == len(customers)
+
+
+@pytest.mark.parametrize("pause_s", [0.02, BODY_WAIT_S + 0.1], ids=["soon", "late"])
+async def test_a_body_that_comes_after_its_head_is_waited_for(rig: Rig, pause_s: float) -> None:
+    content = json.dumps(BODY).encode()
+    head = (
+        f"POST /api/v1/orders HTTP/1.1\r\nHost: test\r\nAuthorization: Bearer {rig.customer().token}\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(content)}\r\nConnection: close\r\n\r\n"
+    )
+    reader, writer = await asyncio.open_connection(rig.http.base_url.host, rig.http.base_url.port)
+    writer.write(head.encode())
+    await asyncio.sleep(pause_s)  # what is tested is time
+    writer.write(content)
+    answer = await asyncio.wait_for(reader.read(), PATIENCE_S)
+    writer.close()
+    await writer.wait_closed()
+    assert answer.startswith(b"HTTP/1.1 201 Created\r\n")
+    assert json.loads(answer.partition(b"\r\n\r\n")[2])["success"] is True
+
+
+async def test_creates_that_share_a_statement_carry_each_its_own_trace_to_their_events(rig: Rig) -> None:
+    content = json.dumps(BODY).encode()
+    traces = [f"{number:032x}" for number in range(1, 7)]
+    answers = await asyncio.gather(
+        *(
+            sent(rig, rig.customer().token, content, SHORT, {"traceparent": f"00-{trace}-{1:016x}-00"})
+            for trace in traces
+        )
+    )
+    for trace, answer in zip(traces, answers, strict=True):
+        (created,) = await rig.events(ORDERS_EVENTS, data(answer)["orderId"], "OrderCreated")
+        assert created.traceparent is not None
+        assert created.traceparent.split("-")[1] == trace

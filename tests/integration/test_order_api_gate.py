@@ -78,5 +78,5 @@ async def test_who_was_too_slow_for_his_lock_does_not_release_the_next_ones(rig:
                 if isinstance(await long.enter(customer, ENDPOINT, None), Entered):
                     break
                 await asyncio.sleep(0.01)
-        await short.leave(slow, customer, ENDPOINT, None, None)
+        await short.leave(slow, customer, None, None)
         assert await long.enter(customer, ENDPOINT, None) == Busy()

@@ -7,6 +7,7 @@ import contextlib
 import json
 import logging
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -208,7 +209,7 @@ async def test_second_request_of_a_customer_in_flight_gets_409(home: Home, rig: 
         assert code(answer) == (409, "CONCURRENT_REQUEST")
         assert answer.headers["retry-after"] == "2"
         assert answer.json()["error"]["data"] == {"retryAfter": 2}
-        await gate.leave(entered, customer.user_id, ENDPOINT, None, None)
+        await gate.leave(entered, customer.user_id, None, None)
     assert (await customer.create("key-1")).status_code == 201
 
 
@@ -221,16 +222,16 @@ async def test_a_retry_is_replayed_from_postgresql_before_a_409_leaves(home: Hom
         gate, entered = await held_lock(redis, customer.user_id)
         again = await customer.create("key-1")
         assert (again.status_code, again.content) == (201, first.content)
-        await gate.leave(entered, customer.user_id, ENDPOINT, None, None)
+        await gate.leave(entered, customer.user_id, None, None)
 
 
 async def test_a_lock_is_released_only_by_its_own_token(rig: Rig) -> None:
     customer = rig.customer()
     async with RedisClient.open(rig.settings) as redis:
         gate, entered = await held_lock(redis, customer.user_id)
-        await gate.leave(Entered("another token", locked=True), customer.user_id, ENDPOINT, None, None)
+        await gate.leave(replace(entered, token="another token"), customer.user_id, None, None)
         assert (await customer.create()).status_code == 409
-        await gate.leave(entered, customer.user_id, ENDPOINT, None, None)
+        await gate.leave(entered, customer.user_id, None, None)
         assert (await customer.create()).status_code == 201
 
 

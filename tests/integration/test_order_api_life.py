@@ -1,38 +1,33 @@
-"""An order's life after its creation, over HTTP on real servers: cancel, accept, trips, the end by time, reads."""
+"""An order's life after its creation, over HTTP on real servers: cancel, accept, trips, reads."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Iterator
-from datetime import UTC, datetime, timedelta
+from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, datetime
 from uuid import uuid4
 
 import pytest
 
 from deploy.local.stack import LocalStack
 from order_api.intake_store import delete_old_answers
-from tests.integration.events_rig import until
 from tests.integration.order_api_rig import (
-    Caller,
     Home,
     Rig,
-    body,
     code,
     data,
+    made,
     order_api,
-    order_api_bench,
     order_api_home,
+    settled,
+    told,
 )
 from weelo_common.events import (
     DispatchExhausted,
-    Envelope,
-    Event,
     Offer,
     OfferDeclined,
     OffersMade,
-    OrderEvent,
     Place,
     TimerCancelled,
-    TimerFired,
     TimerScheduled,
 )
 from weelo_common.events.topics import ORDERS_EVENTS, TIMERS_COMMANDS
@@ -50,45 +45,6 @@ def home(stack: LocalStack) -> Iterator[Home]:
 async def rig(home: Home) -> AsyncIterator[Rig]:
     async with order_api(home) as running:
         yield running
-
-
-async def made(customer: Caller, trucks: int = 1) -> str:
-    """The id of a new order."""
-    order_id: str = data(await customer.create(content=body(trucks)))["orderId"]
-    return order_id
-
-
-def told(envelopes: Iterable[Envelope]) -> list[tuple[str, int, str]]:
-    """Class, version and status of each order event."""
-    return [
-        (type(event).__name__, event.order_version, event.status)
-        for event in (envelope.event for envelope in envelopes)
-        if isinstance(event, OrderEvent)
-    ]
-
-
-def fired(order_id: str, *, due_at: datetime, version: int = 1) -> TimerFired:
-    return TimerFired(
-        timer_key=f"order-expiry:{order_id}",
-        owner="order-api",
-        version=version,
-        due_at=due_at,
-        fired_at=due_at,
-        order_id=order_id,
-    )
-
-
-async def settled(rig: Rig, *last: Event) -> None:
-    """Publish events; wait until the service has consumed them all."""
-    counted = rig.life.registry.get_sample_value
-    before = counted("weelo_consumer_consumed_total", {"consumer": "order-api"}) or 0.0
-    await rig.publish(*last)
-    await until(
-        lambda: (
-            (counted("weelo_consumer_consumed_total", {"consumer": "order-api"}) or 0.0) >= before + len(last)
-        ),
-        "the events were consumed",
-    )
 
 
 async def test_a_cancelled_order_makes_room_for_the_next_at_once(rig: Rig) -> None:
@@ -254,58 +210,6 @@ async def test_a_truck_request_that_is_not_the_captains_is_not_found(rig: Rig) -
     assert code(await rig.customer().post(f"/truck-requests/{truck}/start")) == (403, "FORBIDDEN")
 
 
-async def test_a_fired_timer_ends_the_search(rig: Rig) -> None:
-    customer = rig.customer()
-    order_id = await made(customer)
-    await rig.make_overdue(order_id)
-    await settled(rig, fired(order_id, due_at=datetime.now(UTC)))
-    assert await rig.value("SELECT status FROM orders WHERE id = $1", order_id) == "expired"
-    assert (await customer.create()).status_code == 201
-    envelopes = await rig.events(ORDERS_EVENTS, order_id, "OrderExpired")
-    assert told(envelopes)[-1] == ("OrderExpired", 2, "expired")
-
-
-async def test_a_timer_of_an_order_that_ended_otherwise_changes_nothing(rig: Rig) -> None:
-    customer = rig.customer()
-    order_id = await made(customer)
-    await customer.post(f"/orders/{order_id}/cancel")
-    await settled(
-        rig, fired(order_id, due_at=datetime.now(UTC)), fired(str(uuid4()), due_at=datetime.now(UTC))
-    )
-    assert await rig.value("SELECT version FROM orders WHERE id = $1", order_id) == 2
-
-
-async def test_a_timer_far_too_early_is_scheduled_again_with_a_higher_version(rig: Rig) -> None:
-    order_id = await made(rig.customer())
-    await settled(rig, fired(order_id, due_at=datetime.now(UTC)))
-    assert await rig.value("SELECT status FROM orders WHERE id = $1", order_id) == "active"
-    assert await rig.value("SELECT timer_version FROM orders WHERE id = $1", order_id) == 2
-    timers = [e.event for e in await rig.events(TIMERS_COMMANDS, order_id, "TimerScheduled")]
-    assert timers[-1] is not None
-
-
-async def test_a_timer_a_little_early_is_waited_for_in_place(home: Home) -> None:
-    async with order_api(home, order_lifetime_s=1) as rig:
-        order_id = await made(rig.customer())
-        await settled(rig, fired(order_id, due_at=datetime.now(UTC) + timedelta(seconds=1)))
-        assert await rig.value("SELECT status FROM orders WHERE id = $1", order_id) == "expired"
-        assert await rig.value("SELECT timer_version FROM orders WHERE id = $1", order_id) == 1
-
-
-async def test_the_sweep_ends_overdue_orders_that_nobody_touched_and_says_so(
-    home: Home, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level("INFO", logger="weelo_common.sweep")
-    async with order_api(home, sweep_period_s=0.2) as rig:
-        orders = [await made(rig.customer()) for _ in range(3)]
-        for order_id in orders:
-            await rig.make_overdue(order_id)
-        for order_id in orders:
-            envelopes = await rig.events(ORDERS_EVENTS, order_id, "OrderExpired")
-            assert told(envelopes)[-1] == ("OrderExpired", 2, "expired")
-    assert "CleanupJob" in [record.getMessage() for record in caplog.records]
-
-
 async def test_only_kept_answers_past_their_time_are_dropped(rig: Rig) -> None:
     customers = [rig.customer(), rig.customer()]
     for customer in customers:
@@ -318,16 +222,6 @@ async def test_only_kept_answers_past_their_time_are_dropped(rig: Rig) -> None:
         assert await delete_old_answers(connection, keep_h=24, limit=10) == 1
     left = "SELECT count(*) FROM idempotency_records WHERE customer_id = $1"
     assert [await rig.value(left, customer.user_id) for customer in customers] == [0, 1]
-
-
-async def test_a_read_of_an_overdue_order_ends_its_search(rig: Rig) -> None:
-    customer = rig.customer()
-    for read in ("/orders/{}", "/orders/{}/status", "/orders", "/orders/check-active"):
-        order_id = await made(customer)
-        await rig.make_overdue(order_id)
-        answer = await customer.get(read.format(order_id))
-        assert answer.status_code == 200
-        assert await rig.value("SELECT status FROM orders WHERE id = $1", order_id) == "expired", read
 
 
 async def test_check_active_names_the_order_that_searches(rig: Rig) -> None:
@@ -400,17 +294,3 @@ def offer(transporter: str) -> Offer:
         offer_token="t",
         expires_at=datetime.now(UTC),
     )
-
-
-async def test_the_sweep_passes_over_an_order_that_somebody_holds(home: Home, rig: Rig) -> None:
-    order_id = await made(rig.customer())
-    await rig.make_overdue(order_id)
-    async with order_api_bench(home) as bench:
-        async with bench.database.transaction() as holder:
-            await holder.execute("SELECT FROM orders WHERE id = $1 FOR UPDATE", order_id)
-            async with bench.database.transaction() as sweeper:
-                await bench.orders.end_overdue_batch(sweeper)
-        assert await rig.value("SELECT status FROM orders WHERE id = $1", order_id) == "active"
-        async with bench.database.transaction() as sweeper:
-            assert await bench.orders.end_overdue_batch(sweeper) >= 1
-    assert await rig.value("SELECT status FROM orders WHERE id = $1", order_id) == "expired"

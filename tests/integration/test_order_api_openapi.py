@@ -5,44 +5,24 @@ from __future__ import annotations
 import asyncio
 import itertools
 import re
-from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
 import httpx
 import pytest
-import schemathesis
-from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
-from schemathesis.checks import not_a_server_error
-from schemathesis.specs.openapi.checks import (
-    content_type_conformance,
-    negative_data_rejection,
-    response_headers_conformance,
-    response_schema_conformance,
-    status_code_conformance,
-)
 
 from deploy.local.stack import LocalStack
 from order_api.openapi import KEY_PATTERN
 from tests.integration.openapi_conformance import Conformance
+from tests.integration.openapi_fuzz import fuzz, spoiled_in_path
 from tests.integration.order_api_process_rig import OrderApiProcess, order_api_running
 from tests.integration.order_api_rig import BODY, Home, order_api_home, signed_offer, token_of
 from weelo_common.ids import new_id
 
-ROLES = ("customer", "captain", "ops")
-CHECKS = [
-    not_a_server_error,
-    status_code_conformance,
-    content_type_conformance,
-    response_headers_conformance,
-    response_schema_conformance,
-    negative_data_rejection,
-]
 EXAMPLES = 50  # requests at each operation in make test: some 10 s in all
 MANY_EXAMPLES = 600
-ANSWERED_WITHIN_S = 10.0
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +47,8 @@ def document(service: OrderApiProcess) -> dict[str, Any]:
 class People:
     """Callers and orders for requests that shall get further than a 404."""
 
+    roles: tuple[str, ...] = ("customer", "captain", "ops")
+
     def __init__(self, home: Home, base_url: str) -> None:
         self._home = home
         self._base_url = f"{base_url}/api/v1"
@@ -75,6 +57,31 @@ class People:
         self.trucks: list[str] = [new_id()]
         self.offers: list[str] = ["e30.e30.e30"]
         self.stock()
+
+    def caller(self, case: Any, role: str, data: st.DataObject) -> str:
+        """One of three in a role, or a new customer for a create; ids that exist in half of the paths."""
+        token = self.token(role, data.draw(st.integers(0, 2)))
+        if (case.method.lower(), case.operation.path) == ("post", "/api/v1/orders") and data.draw(
+            st.booleans()
+        ):
+            token = self.new_customer()
+            if (
+                case.meta is not None and case.meta.generation.mode.is_positive
+            ):  # what a schema cannot say: distinct lines, 50 trucks
+                case.body["vehicleRequirements"] = case.body["vehicleRequirements"][:1]
+        if case.path_parameters and not spoiled_in_path(case) and data.draw(st.booleans()):
+            known = self.trucks if "truck_request_id" in case.path_parameters else self.orders
+            case.path_parameters = {
+                name: data.draw(st.sampled_from(known[-4:])) for name in case.path_parameters
+            }
+            if isinstance(case.body, dict) and isinstance(case.body.get("offerToken"), str):
+                case.body["offerToken"] = data.draw(st.sampled_from(self.offers[-4:]))
+        return token
+
+    def answered(self, case: Any, answer: Any) -> None:
+        """An order that was cancelled or taken is followed by another."""
+        if answer.status_code == 200 and case.method.lower() == "post":
+            self.stock()
 
     def token(self, role: str, number: int) -> str:
         """A fresh token of one of the people: a long run outlives a token."""
@@ -107,72 +114,10 @@ class People:
                         self.trucks.append(answer.json()["data"]["truckRequest"]["id"])
 
 
-def fuzz(
-    document: dict[str, Any], home: Home, service: OrderApiProcess, examples: int
-) -> Counter[tuple[str, int]]:
-    """Requests of every kind at every operation; what was answered how often."""
-    schema = schemathesis.openapi.from_dict(document)
-    schema.config.update(base_url=service.base_url)
-    # Unknown parameters are ignored, as the contract says; the token is added by whoever asks.
-    schema.config.generation.update(allow_extra_parameters=False, with_security_parameters=False)
-    people = People(home, service.base_url)
-    seen: Counter[tuple[str, int]] = Counter()
-    for result in schema.get_all_operations():
-        operation: Any = result
-        ask_often(operation.ok(), people, seen, examples)
-    return seen
-
-
-def ask_often(operation: Any, people: People, seen: Counter[tuple[str, int]], examples: int) -> None:
-    """Well and badly formed requests at one operation, by those it is for and by others."""
-    roles = operation.definition.raw["x-roles"]
-    creates = (operation.method, operation.path) == ("post", "/api/v1/orders")
-
-    @settings(
-        max_examples=examples,
-        deadline=None,
-        database=None,
-        derandomize=True,
-        phases=[Phase.generate],
-        suppress_health_check=list(HealthCheck),
-    )
-    @given(data=st.data())
-    def ask(data: st.DataObject) -> None:
-        mode = data.draw(st.sampled_from(list(schemathesis.GenerationMode)))
-        case = data.draw(operation.as_strategy(generation_mode=mode))
-        role = data.draw(st.sampled_from([*roles * 4, *ROLES]))
-        token = people.token(role, data.draw(st.integers(0, 2)))
-        if creates and data.draw(st.booleans()):
-            token = people.new_customer()
-            if mode.is_positive:  # what a schema cannot say: distinct lines, 50 trucks together
-                case.body["vehicleRequirements"] = case.body["vehicleRequirements"][:1]
-        if case.path_parameters and not spoiled_in_path(case) and data.draw(st.booleans()):
-            known = people.trucks if "truck_request_id" in case.path_parameters else people.orders
-            case.path_parameters = {
-                name: data.draw(st.sampled_from(known[-4:])) for name in case.path_parameters
-            }
-            if isinstance(case.body, dict) and isinstance(case.body.get("offerToken"), str):
-                case.body["offerToken"] = data.draw(st.sampled_from(people.offers[-4:]))
-        answer = case.call(headers={"Authorization": f"Bearer {token}"}, timeout=ANSWERED_WITHIN_S)
-        seen[f"{case.method} {operation.path}", answer.status_code] += 1
-        case.validate_response(answer, checks=CHECKS)
-        if answer.status_code == 200 and operation.method == "post":
-            people.stock()
-
-    ask()
-
-
-def spoiled_in_path(case: Any) -> bool:
-    """Whether the request is bad for what stands in its path."""
-    return case.meta is None or any(
-        place.value == "path" and info.mode.is_negative for place, info in case.meta.components.items()
-    )
-
-
 def test_no_request_made_from_the_document_gets_a_500_or_an_answer_outside_it(
     document: dict[str, Any], home: Home, service: OrderApiProcess
 ) -> None:
-    seen = fuzz(document, home, service, EXAMPLES)
+    seen = fuzz(document, service.base_url, People(home, service.base_url), EXAMPLES)
     assert {status for _, status in seen} >= {200, 201, 400, 403, 404, 409}
     assert service.running
 
@@ -182,7 +127,7 @@ def test_no_request_made_from_the_document_gets_a_500_or_an_answer_outside_it(
 def test_no_request_of_many_made_from_the_document_gets_a_500_or_an_answer_outside_it(
     document: dict[str, Any], home: Home, service: OrderApiProcess
 ) -> None:
-    seen = fuzz(document, home, service, MANY_EXAMPLES)
+    seen = fuzz(document, service.base_url, People(home, service.base_url), MANY_EXAMPLES)
     assert sum(seen.values()) > MANY_EXAMPLES
     assert service.running
 

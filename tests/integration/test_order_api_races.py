@@ -24,11 +24,13 @@ from order_api.errors import AcceptLost
 from order_api.handlers import Touched
 from order_api.intake import ENDPOINT
 from order_api.model import TruckStatus
+from order_api.new_orders import CreateLost, KeptAnswer, MadeOrder, insert_orders
 from tests.integration.order_api_rig import PATIENCE_S, Bench, Home, order_api_bench, order_api_home
 from tests.integration.wrong_clock import with_wrong_clock
 from weelo_common.events import Place
 from weelo_common.ids import new_id
 from weelo_common.postgres import Connection, database_now
+from weelo_common.record_batches import decode_headers
 
 PLACE = Place(latitude=28.5, longitude=77.3, address="x")
 COUNT_WAITING = (
@@ -65,7 +67,7 @@ async def made_many(
             wish = NewOrder(f"c-{new_id()}", "", "", PLACE, PLACE, 5, None, None, (line,))
             now = await database_now(connection)
             decision = create(wish, now=now, lifetime=lifetime, new_id=new_id)
-            await store.insert_order(connection, decision.order, None)
+            await insert_orders(connection, [MadeOrder(decision.order, None)], endpoint=ENDPOINT)
             await bench.outbox.append(connection, decision.events, at=now)
             made_ids.append(decision.order.id)
     return made_ids
@@ -101,7 +103,10 @@ async def events_in_order(bench: Bench, order_id: str) -> list[tuple[str, int]]:
             order_id,
         )
     return [
-        (json.loads(row["headers"])["ce_type"].split(".")[2], json.loads(row["payload"])["orderVersion"])
+        (
+            dict(decode_headers(row["headers"]))["ce_type"].decode().split(".")[2],
+            json.loads(row["payload"])["orderVersion"],
+        )
         for row in rows
     ]
 
@@ -282,18 +287,18 @@ async def test_no_two_running_truck_requests_of_a_captain_can_be_written(bench: 
 async def test_a_key_keeps_one_answer_even_when_the_order_of_its_first_create_is_over(bench: Bench) -> None:
     line = Line("TRUCK", "TATA_ACE", 1, 500)
     wish = NewOrder(f"c-{new_id()}", "", "", PLACE, PLACE, 5, None, None, (line,))
-    answer = store.KeptAnswer(ENDPOINT, "key-1", b"f" * 32, 201, b"{}")
+    answer = KeptAnswer("key-1", b"f" * 32, 201, b"{}")
 
     async def create_under_the_key() -> str:
         async with bench.database.transaction() as connection:
             now = await database_now(connection)
             order = create(wish, now=now, lifetime=timedelta(seconds=60), new_id=new_id).order
-            await store.insert_order(connection, order, answer)
+            await insert_orders(connection, [MadeOrder(order, answer)], endpoint=ENDPOINT)
             return order.id
 
     first = await create_under_the_key()
     await bench.orders.cancel(first, customer_id=wish.customer_id, reason=None)
-    with pytest.raises(store.CustomerHasSearchingOrder):  # a twin that had looked before the first committed
+    with pytest.raises(CreateLost):  # a twin that had looked before the first committed
         await create_under_the_key()
 
 

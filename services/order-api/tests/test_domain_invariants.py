@@ -148,13 +148,13 @@ class OrderLife(RuleBasedStateMachine):
         if order.status is OrderStatus.EXPIRED:
             assert set(statuses) == {TruckStatus.EXPIRED}
         if order.status is OrderStatus.CANCELLED:
-            assert not set(statuses) & WON
+            assert not set(statuses) & set(WON)
         if order.status is OrderStatus.ACTIVE:
             assert order.searching
         if not order.searching:
             assert TruckStatus.SEARCHING not in statuses
         if order.status is OrderStatus.COMPLETED:
-            assert set(statuses) & STARTED == {TruckStatus.COMPLETED}
+            assert set(statuses) & set(STARTED) == {TruckStatus.COMPLETED}
 
     @invariant()
     def one_terminal_status_at_most_and_nothing_after_it(self) -> None:

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from order_api.together import Together
+from order_api.together import MAX_GROUP, Together
 from weelo_common.postgres import DatabaseUnavailable
 
 PATIENCE_S = 5.0
@@ -62,3 +62,49 @@ async def test_a_work_that_fails_as_a_whole_tells_everybody_and_the_next_group_g
         await together(1)
     async with asyncio.timeout(PATIENCE_S):
         assert await together(2) == 2
+
+
+async def test_who_comes_within_the_pace_shares_the_next_group_and_a_lone_one_waits_for_nobody() -> None:
+    groups: list[list[int]] = []
+
+    async def work(items: list[int]) -> list[int]:
+        groups.append(items)
+        return items
+
+    together: Together[int, int] = Together(work, pace_s=0.3)
+    async with asyncio.timeout(PATIENCE_S):
+        started = asyncio.get_running_loop().time()
+        assert await together(0) == 0
+        assert asyncio.get_running_loop().time() - started < 0.3
+        tasks = []
+        for number in range(1, 11):
+            tasks.append(asyncio.create_task(together(number)))
+            await asyncio.sleep(0)
+        assert await asyncio.gather(*tasks) == list(range(1, 11))
+    assert groups == [[0], list(range(1, 11))]
+
+
+async def test_a_full_group_goes_before_its_time() -> None:
+    async def work(items: list[int]) -> list[int]:
+        return items
+
+    together: Together[int, int] = Together(work, pace_s=PATIENCE_S * 10)
+    async with asyncio.timeout(PATIENCE_S):
+        await asyncio.gather(*(together(number) for number in range(MAX_GROUP)))
+        await asyncio.gather(*(together(number) for number in range(MAX_GROUP)))
+
+
+async def test_who_waits_for_a_group_when_the_service_goes_down_is_told() -> None:
+    async def work(items: list[int]) -> list[int]:
+        return items
+
+    together: Together[int, int] = Together(work, pace_s=PATIENCE_S * 10)
+    async with asyncio.timeout(PATIENCE_S):
+        await together(0)
+        waiting = asyncio.create_task(together(1))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        for lane in tuple(together._lanes):
+            lane.cancel()
+        with pytest.raises(DatabaseUnavailable):
+            await waiting

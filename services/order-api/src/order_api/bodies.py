@@ -51,7 +51,13 @@ class PlaceBody(Body):
     state: Name | None = None
 
     def place(self) -> Place:
-        return Place(**self.model_dump())
+        return Place(
+            latitude=self.latitude,
+            longitude=self.longitude,
+            address=self.address,
+            city=self.city,
+            state=self.state,
+        )
 
 
 class LineBody(Body):

@@ -107,6 +107,21 @@ def expiry_timer(order: Order) -> TimerScheduled:
     )
 
 
+def event_of(fact: Fact, order: Order, version: int, now: datetime) -> OrderEvent:
+    """The event that tells of a fact; ``order`` is the state after the decision."""
+    return fact.event(
+        order_id=order.id,
+        order_version=version,
+        customer_id=order.customer_id,
+        status=order.status.value,
+        searching=order.searching,
+        trucks_filled=order.trucks_filled,
+        total_trucks=order.total_trucks,
+        occurred_at=now,
+        **fact.fields,
+    )
+
+
 def conclude(
     before: Order,
     after: Order,
@@ -129,18 +144,7 @@ def conclude(
             facts.append(Fact(OrderCompleted, {}))
         after = replace(after, status=status, version=before.version + len(facts), updated_at=now)
     events: list[Event] = [
-        fact.event(
-            order_id=after.id,
-            order_version=version,
-            customer_id=after.customer_id,
-            status=after.status.value,
-            searching=after.searching,
-            trucks_filled=after.trucks_filled,
-            total_trucks=after.total_trucks,
-            occurred_at=now,
-            **fact.fields,
-        )
-        for version, fact in enumerate(facts, start=before.version + 1)
+        event_of(fact, after, version, now) for version, fact in enumerate(facts, start=before.version + 1)
     ]
     if before.searching and not after.searching and not timer_fired:
         events.append(

@@ -14,7 +14,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from order_api.decision import Decision, Fact, Refusal, conclude, end_overdue, expiry_timer, released
+from order_api.decision import (
+    Decision,
+    Fact,
+    Refusal,
+    conclude,
+    end_overdue,
+    event_of,
+    expiry_timer,
+    released,
+)
 from order_api.model import (
     STARTED,
     WON,
@@ -103,7 +112,7 @@ def create(wish: NewOrder, *, now: datetime, lifetime: timedelta, new_id: Callab
         total_amount=sum(line.quantity * line.price_per_truck for line in wish.lines),
         status=OrderStatus.ACTIVE,
         search_end=None,
-        version=0,
+        version=1,  # its first event
         timer_version=1,
         expires_at=now + lifetime,
         created_at=now,
@@ -130,8 +139,7 @@ def create(wish: NewOrder, *, now: datetime, lifetime: timedelta, new_id: Callab
             ),
         },
     )
-    decision = conclude(order, order, [created], now)
-    return replace(decision, events=(*decision.events, expiry_timer(order)))
+    return Decision(order, (event_of(created, order, order.version, now), expiry_timer(order)))
 
 
 def end_if_overdue(order: Order, now: datetime, *, timer_fired: bool = False) -> Decision:

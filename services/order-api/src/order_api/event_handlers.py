@@ -58,7 +58,7 @@ class EventHandlers:
             decision = end_if_overdue(order, now, timer_fired=True)
             await save_decision(connection, self._outbox, order, decision, now)
             if any(isinstance(event, OrderExpired) for event in decision.events):
-                self._metrics.searches_ended.labels("timer").inc()
+                self._metrics.search_ended("timer", now - order.expires_at)
             log.info("Search ended", extra={"orderId": order_id, "status": decision.order.status.value})
             return Outcome.APPLIED
         return await self._too_early(connection, order, fired, now)

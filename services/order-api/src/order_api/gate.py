@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import secrets
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,9 +70,19 @@ class TooMany:
 
 
 @dataclass(frozen=True, slots=True)
+class Names:
+    """What one create's slots are called in Redis. Hashed: ids are opaque, and braces mean something in a cluster."""
+
+    replay: str
+    lock: str
+    rate: str
+
+
+@dataclass(frozen=True, slots=True)
 class Entered:
     """Go on. ``locked`` is false where Redis did not answer; leave all the same."""
 
+    names: Names
     token: str
     locked: bool
 
@@ -90,42 +100,42 @@ class Gate:
         self, customer_id: str, endpoint: str, key: str | None
     ) -> Replay | Busy | TooMany | Entered:
         """Look for a replay, then take the lock, then count the create."""
-        token = secrets.token_hex(
-            16
-        )  # a new one each time: the same customer's other request must not own the lock
+        names = _names(customer_id, endpoint, key)
+        # A new one each time: the same customer's other request must not own the lock.
+        token = os.urandom(16).hex()
+        has_key = "1" if key else "0"
         try:
             found: list[Any] = await self._run(
                 ENTER,
-                [_replay(customer_id, endpoint, key), _name(customer_id, "lock"), _name(customer_id, "rate")],
-                ["1" if key else "0", token, self._lock_ms, self._creates, RATE_WINDOW_S * 1000],
+                (3, names.replay, names.lock, names.rate),
+                (has_key, token, self._lock_ms, self._creates, RATE_WINDOW_S * 1000),
             )
         except RedisUnavailable as error:
             log.warning("Create goes on without Redis", extra={"reason": str(error)})
-            return Entered(token, locked=False)
+            return Entered(names, token, locked=False)
         code = int(found[0])
         if code == 1:
             answer = _unpacked(found[1])
             if answer is not None:
                 return Replay(answer)
             log.warning("Kept answer in Redis is malformed", extra={"customerId": customer_id})
-            return Entered(token, locked=False)
+            return Entered(names, token, locked=False)
         if code == 2:
             return Busy()
         if code == 3:
             return TooMany(max(1, -(-int(found[1]) // 1000)))
         log.info("Lock acquired", extra={"customerId": customer_id})
-        return Entered(token, locked=True)
+        return Entered(names, token, locked=True)
 
     async def leave(
-        self, entered: Entered, customer_id: str, endpoint: str, key: str | None, answer: StoredAnswer | None
+        self, entered: Entered, customer_id: str, key: str | None, answer: StoredAnswer | None
     ) -> None:
         """Keep the answer for replays, if there is one under a key, and give the lock back."""
         packed = _packed(answer) if answer is not None and key is not None else b""
+        names = entered.names
         try:
             released: int = await self._run(
-                LEAVE,
-                [_replay(customer_id, endpoint, key), _name(customer_id, "lock")],
-                [entered.token, self._replay_ms, packed],
+                LEAVE, (2, names.replay, names.lock), (entered.token, self._replay_ms, packed)
             )
         except RedisUnavailable as error:
             log.warning("Lock left to run out", extra={"customerId": customer_id, "reason": str(error)})
@@ -135,20 +145,17 @@ class Gate:
         if released:
             log.info("Lock released", extra={"customerId": customer_id})
 
-    async def _run(self, script: str, keys: list[str], arguments: list[Any]) -> Any:
+    async def _run(self, script: str, keys: tuple[Any, ...], arguments: tuple[Any, ...]) -> Any:
+        """Run a script; ``keys`` begins with their number."""
         try:
-            return await self._redis.command("EVALSHA", _SHA1[script], len(keys), *keys, *arguments)
+            return await self._redis.command("EVALSHA", _SHA1[script], *keys, *arguments)
         except NoScriptError:  # a Redis that was restarted or flushed
-            return await self._redis.command("EVAL", script, len(keys), *keys, *arguments)
+            return await self._redis.command("EVAL", script, *keys, *arguments)
 
 
-def _name(customer_id: str, what: str) -> str:
-    """A name of one customer's slot; hashed, because ids are opaque and braces mean something in a cluster."""
-    return f"order-api:{{{_digest(customer_id)}}}:{what}"
-
-
-def _replay(customer_id: str, endpoint: str, key: str | None) -> str:
-    return _name(customer_id, f"replay:{_digest(endpoint, key or '')}")
+def _names(customer_id: str, endpoint: str, key: str | None) -> Names:
+    customer = f"order-api:{{{_digest(customer_id)}}}"
+    return Names(f"{customer}:replay:{_digest(endpoint, key or '')}", f"{customer}:lock", f"{customer}:rate")
 
 
 def _digest(*parts: str) -> str:

@@ -202,7 +202,7 @@ class Orders:
     ) -> None:
         await save_decision(connection, self._outbox, before, decision, now)
         if any(isinstance(event, OrderExpired) for event in decision.events):
-            self._metrics.searches_ended.labels(noticed_by).inc()
+            self._metrics.search_ended(noticed_by, now - before.expires_at)
 
 
 async def save_decision(

@@ -7,16 +7,16 @@ send it bare, so both are understood. Pure; it must never log a key, because cal
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Mapping, Sequence
+
+import orjson
 
 HEADERS = ("X-Idempotency-Key", "Idempotency-Key")
 MAX_KEY_LENGTH = 255  # characters
 _VISIBLE_ASCII = re.compile(r"[\x21-\x7e]+")
 _QUOTED = re.compile(r'"((?:[^"\\]|\\["\\])*)"')
 _ESCAPED = re.compile(r'\\(["\\])')
-_canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode
 
 
 class MalformedKey(Exception):
@@ -45,7 +45,7 @@ def key_of(values: Mapping[str, Sequence[str]]) -> str | None:
 
 def fingerprint(understood: object) -> bytes:
     """SHA-256 (32 bytes) of the canonical JSON of what was understood: sorted names, no spaces, UTF-8."""
-    return hashlib.sha256(_canonical(understood).encode()).digest()
+    return hashlib.sha256(orjson.dumps(understood, option=orjson.OPT_SORT_KEYS)).digest()
 
 
 def _unquoted(header: str, value: str) -> str:

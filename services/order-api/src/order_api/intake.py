@@ -7,7 +7,9 @@ rests on Redis: two creates that both pass the gate meet at the unique index, an
 
 from __future__ import annotations
 
+import contextlib
 import logging
+from contextvars import Context, copy_context
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -19,12 +21,12 @@ from order_api.errors import ActiveOrderExists, CreateInFlight, KeyReused, TooMa
 from order_api.gate import Busy, Entered, Gate, Replay, TooMany
 from order_api.intake_store import Situation, StoredAnswer, situations, stored_answer
 from order_api.metrics import OrderMetrics
-from order_api.store import CustomerHasSearchingOrder, KeptAnswer, MadeOrder
+from order_api.new_orders import CreateLost, KeptAnswer, MadeOrder, insert_orders
 from order_api.together import Together
 from order_api.views import created_body
 from weelo_common.ids import new_id
 from weelo_common.outbox import Outbox
-from weelo_common.postgres import Connection, Database
+from weelo_common.postgres import Connection, Database, database_now
 from weelo_common.telemetry import span
 
 log = logging.getLogger(__name__)
@@ -65,8 +67,9 @@ class Intake:
         self._gate = gate
         self._metrics = metrics
         self._lifetime = lifetime
+        self._created = metrics.creates.labels("created")
+        self._creates = Together(self._write)
         self._situations = Together(self._look)
-        self._inserts = Together(self._insert)
 
     async def create(self, request: CreateRequest) -> Answer:
         """Make the order, or give again what an earlier try under the same key was given.
@@ -95,38 +98,45 @@ class Intake:
         try:
             answer, fresh = await self._found_or_made(request)
         finally:
-            await self._gate.leave(entered, request.wish.customer_id, ENDPOINT, request.key, answer)
+            await self._gate.leave(entered, request.wish.customer_id, request.key, answer)
         if not fresh:
             return self._replayed(request, answer, source="postgres")
-        self._metrics.creates.labels("created").inc()
+        self._created.inc()
         log.info("Order created", extra={"orderId": answer.order_id, "customerId": request.wish.customer_id})
         return Answer(answer.status, answer.body, answer.order_id, replayed=False)
 
     async def _found_or_made(self, request: CreateRequest) -> tuple[StoredAnswer, bool]:
-        """The answer kept under the key and False, or that of a new order and True."""
+        """The answer kept under the key and False, or that of a new order and True.
+
+        Nearly every create meets nothing. So the order is written first, and what could not be written looks why.
+        """
         for _ in range(TRIES):
             try:
-                met = await self._situations((request.wish.customer_id, ENDPOINT, request.key))
-                if met.answer is not None:
-                    return met.answer, False
-                if met.searching is None:
-                    with span("postgres transaction", kind=SpanKind.CLIENT, attributes=_DB):
-                        made, answer = self._made(request, met.now)
-                        await self._inserts(made)
-                    return answer, True
-                if not met.searching.overdue:
-                    self._metrics.creates.labels("active").inc()
-                    raise ActiveOrderExists(met.searching.id, met.searching.status, met.searching.created_at)
-                # Ending the old search and making the new order is more than one statement.
-                async with self._database.transaction() as connection:
-                    now = await self._end_overdue(connection, met.searching.id)
-                    made, answer = self._made(request, now)
-                    await store.insert_orders(connection, [made])
-                return answer, True
-            except CustomerHasSearchingOrder:
-                continue  # another create committed first: look again at what there is
+                with span("postgres transaction", kind=SpanKind.CLIENT, attributes=_DB):
+                    return await self._creates((request, copy_context())), True
+            except CreateLost:
+                met = await self._situations(_asked_by(request))
+            if met.answer is not None:
+                return met.answer, False
+            if met.searching is None:
+                continue  # what was met is over: try again
+            if not met.searching.overdue:
+                self._metrics.creates.labels("active").inc()
+                raise ActiveOrderExists(met.searching.id, met.searching.status, met.searching.created_at)
+            with contextlib.suppress(CreateLost):  # another create of his was faster: look again
+                return await self._in_place_of(met.searching.id, request), True
         self._metrics.creates.labels("concurrent").inc()
         raise CreateInFlight
+
+    async def _in_place_of(self, overdue_id: str, request: CreateRequest) -> StoredAnswer:
+        """End the search of the customer's overdue order and make the new one, in one transaction."""
+        async with self._database.transaction() as connection:
+            now, late = await self._end_overdue(connection, overdue_id)
+            made, answer = self._made(request, now)
+            await insert_orders(connection, [made], endpoint=ENDPOINT)
+        if late is not None:
+            self._metrics.search_ended("create", late)
+        return answer
 
     def _made(self, request: CreateRequest, now: datetime) -> tuple[MadeOrder, StoredAnswer]:
         """The order with all that is written together with it, and its answer.
@@ -145,19 +155,31 @@ class Intake:
         async with self._database.connection() as connection:
             return await situations(connection, asked)
 
-    async def _insert(self, made: list[MadeOrder]) -> list[CustomerHasSearchingOrder | None]:
-        """Write a group of orders; where one of them cannot be, the group was undone, and each is tried alone."""
-        try:
-            async with self._database.single_statements() as connection:
-                await store.insert_orders(connection, made)
-        except CustomerHasSearchingOrder as error:
-            if len(made) == 1:
-                return [error]
-            return [outcome for one in made for outcome in await self._insert([one])]
-        return [None] * len(made)
+    async def _write(self, asked: list[tuple[CreateRequest, Context]]) -> list[StoredAnswer | CreateLost]:
+        """Make a group's orders, all at one time of the database's clock, and write them.
 
-    async def _end_overdue(self, connection: Connection, order_id: str) -> datetime:
-        """End the search of the customer's overdue order, in this transaction; returns the time of that."""
+        Where one of them cannot be, none was written: those in whose way nothing is are written again, and where that
+        fails too, by a race, each is tried alone.
+        """
+        async with self._database.single_statements() as connection:
+            now = await database_now(connection)
+            # Each in the context of its own request, whose trace its events carry on.
+            made = [context.run(self._made, request, now) for request, context in asked]
+            if await _written(connection, made):
+                return [answer for _, answer in made]
+            if len(made) == 1:
+                return [CreateLost()]
+            met = await situations(connection, [_asked_by(request) for request, _ in asked])
+            free = [one for one, situation in zip(made, met, strict=True) if situation.free]
+            together = len(free) < len(made) and await _written(connection, free)
+            return [
+                one[1] if situation.free and (together or await _written(connection, [one])) else CreateLost()
+                for one, situation in zip(made, met, strict=True)
+            ]
+
+    async def _end_overdue(self, connection: Connection, order_id: str) -> tuple[datetime, timedelta | None]:
+        """End the search of the customer's overdue order, in this transaction; the time of that, and how late it
+        was, or None where nothing was left to end."""
         await store.lock_order(connection, order_id)
         loaded = await store.load_order(connection, order_id)
         assert loaded is not None  # noqa: S101 - orders are never deleted
@@ -166,7 +188,7 @@ class Intake:
         if decision.events:
             await store.save_order(connection, order, decision.order)
             await self._outbox.append(connection, decision.events, at=now)
-        return now
+        return now, now - order.expires_at if decision.events else None
 
     async def _replay_or_refuse(self, request: CreateRequest, refusal: Busy | TooMany) -> Answer:
         """An honest retry never gets an error that its first try did not get."""
@@ -195,7 +217,20 @@ class Intake:
         return Answer(answer.status, answer.body, answer.order_id, replayed=True)
 
 
+async def _written(connection: Connection, made: list[tuple[MadeOrder, StoredAnswer]]) -> bool:
+    """Whether all could be written; else none was."""
+    try:
+        await insert_orders(connection, [order for order, _ in made], endpoint=ENDPOINT)
+    except CreateLost:
+        return False
+    return True
+
+
+def _asked_by(request: CreateRequest) -> tuple[str, str, str | None]:
+    return request.wish.customer_id, ENDPOINT, request.key
+
+
 def _kept(request: CreateRequest, answer: StoredAnswer) -> KeptAnswer | None:
     if request.key is None:
         return None
-    return KeptAnswer(ENDPOINT, request.key, answer.fingerprint, answer.status, answer.body)
+    return KeptAnswer(request.key, answer.fingerprint, answer.status, answer.body)

@@ -70,6 +70,11 @@ class Situation:
     answer: StoredAnswer | None
     searching: SearchingOrder | None
 
+    @property
+    def free(self) -> bool:
+        """Whether nothing is in the create's way."""
+        return self.answer is None and self.searching is None
+
 
 @dataclass(frozen=True, slots=True)
 class DispatchProgress:

@@ -22,13 +22,18 @@ from weelo_common.http import create_app
 from weelo_common.kafka import KafkaClients
 from weelo_common.lifecycle import Lifecycle, run
 from weelo_common.offer_tokens import OfferTokenVerifier
-from weelo_common.outbox import Outbox, Relay, RelayMetrics
+from weelo_common.outbox import Outbox
 from weelo_common.postgres import Connection, Database
 from weelo_common.redis_client import RedisClient
+from weelo_common.relay import Relay
+from weelo_common.relay_metrics import RelayMetrics
 from weelo_common.settings import secret_text
 from weelo_common.sweep import Sweep, SweepJob
 
 SWEEP_BATCH_ROWS = 1000  # kept answers deleted in one transaction
+# Each statement here has one good plan, whatever its values are: to plan the insert of a small group anew each time, as
+# PostgreSQL would, costs more than to run it.
+SESSION = {"plan_cache_mode": "force_generic_plan"}
 
 
 async def build(settings: Settings, life: Lifecycle) -> None:
@@ -37,7 +42,7 @@ async def build(settings: Settings, life: Lifecycle) -> None:
     offer_tokens = OfferTokenVerifier(
         secret_text(settings.offer_token_jwks, settings.offer_token_jwks_file, "OFFER_TOKEN_JWKS")
     )
-    database = await life.enter(Database.open(settings, application_name=ORDER_API))
+    database = await life.enter(Database.open(settings, application_name=ORDER_API, session=SESSION))
     redis = await life.enter(RedisClient.open(settings))
     kafka = KafkaClients(settings, client_id=ORDER_API)
     metrics = OrderMetrics(life.registry)
@@ -62,7 +67,9 @@ async def build(settings: Settings, life: Lifecycle) -> None:
         metrics=ConsumerMetrics(life.registry),
         relevant=concerns_order_api,
     )
-    relay = Relay(database, kafka, settings, RelayMetrics(life.registry))
+    relay_database = await life.enter(Relay.database(settings, ORDER_API))
+    relay = Relay(relay_database, kafka, settings, RelayMetrics(life.registry))
+    database.on_commit(relay.wake)
 
     async def drop_old_answers(connection: Connection) -> int:
         return await delete_old_answers(

@@ -51,8 +51,9 @@ class CancelKind(StrEnum):
     NO_TRUCK_LEFT = "no_truck_left"
 
 
-WON = frozenset({TruckStatus.ASSIGNED, TruckStatus.IN_PROGRESS, TruckStatus.COMPLETED})
-STARTED = frozenset({TruckStatus.IN_PROGRESS, TruckStatus.COMPLETED})
+# Tuples: members are found in them by identity, and the hash of an enumeration's member is slow.
+WON = (TruckStatus.ASSIGNED, TruckStatus.IN_PROGRESS, TruckStatus.COMPLETED)
+STARTED = (TruckStatus.IN_PROGRESS, TruckStatus.COMPLETED)
 TERMINAL = frozenset({OrderStatus.EXPIRED, OrderStatus.CANCELLED, OrderStatus.COMPLETED})
 
 

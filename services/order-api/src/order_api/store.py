@@ -1,4 +1,4 @@
-"""The SQL of orders and truck requests.
+"""The SQL of orders and truck requests that exist. New ones come by ``new_orders``.
 
 Every change goes: ``lock_order`` (a statement of its own), ``load_order`` (which reads after the lock was granted),
 a decision of the domain, ``save_order``. Nothing here decides, and nothing here commits.
@@ -12,21 +12,10 @@ from datetime import datetime
 
 import asyncpg
 
-from order_api.model import (
-    CancelKind,
-    Cancellation,
-    Order,
-    OrderStatus,
-    SearchEnd,
-    TruckRequest,
-    TruckStatus,
-)
-from weelo_common.events import Place
-from weelo_common.outbox import OutboxColumns
+from order_api.model import Order, TruckRequest
+from order_api.order_rows import order_of, truck_of
 from weelo_common.postgres import Connection
 
-NO_EVENTS: OutboxColumns = ([], [], [], [], [])
-SEARCHING_INDEX = "orders_one_searching_per_customer"
 RUNNING_INDEX = "truck_requests_one_running_per_captain"
 
 # A lock that had to wait grants the newest row, but judges by the statement's own start; so reading comes next.
@@ -47,9 +36,10 @@ SELECT_SEARCHING_ORDER = """
 SELECT id, status, created_at, expires_at <= clock_timestamp() AS overdue
   FROM orders WHERE customer_id = $1 AND searching
 """
-# It never waits for a lock, so it needs no sorted order among ids and can take the longest overdue first.
+# It never waits for a lock, so it needs no sorted order among ids and can take the longest overdue first. Its index is
+# for orders without a search_end, which is the same as searching: no look for a customer's order is to be led there.
 LOCK_OVERDUE = """
-SELECT id FROM orders WHERE searching AND expires_at <= clock_timestamp()
+SELECT id FROM orders WHERE search_end IS NULL AND expires_at <= clock_timestamp()
  ORDER BY expires_at LIMIT $1 FOR NO KEY UPDATE SKIP LOCKED
 """
 COUNT_ORDERS = """
@@ -62,28 +52,6 @@ SELECT * FROM orders WHERE customer_id = $1 AND ($2::text IS NULL OR status = $2
 SELECT_TRUCKS_OF_CAPTAIN = """
 SELECT * FROM truck_requests WHERE captain_id = $1 AND ($2::text IS NULL OR status = $2)
  ORDER BY assigned_at DESC, id DESC LIMIT $3
-"""
-# Any number of new orders at once. unnest() gives its rows in the order of the arrays.
-INSERT_ORDERS = """
-WITH kept_answers AS (
-    INSERT INTO idempotency_records (customer_id, endpoint, key, fingerprint, status, body, order_id, created_at)
-    SELECT * FROM unnest($19::text[], $20::text[], $21::text[], $22::bytea[], $23::smallint[], $24::bytea[],
-                         $25::uuid[], $26::timestamptz[])
-), new_orders AS (
-    INSERT INTO orders (id, customer_id, customer_name, customer_phone, pickup, drop_place, distance_km, goods_type,
-                        cargo_weight_kg, total_amount, total_trucks, status, searching, version, timer_version,
-                        expires_at, created_at, updated_at)
-    SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::jsonb[], $6::jsonb[], $7::float8[],
-                         $8::text[], $9::float8[], $10::bigint[], $11::integer[], $12::text[], $13::boolean[],
-                         $14::integer[], $15::integer[], $16::timestamptz[], $17::timestamptz[], $18::timestamptz[])
-), new_events AS (
-    INSERT INTO outbox (topic, key, event_id, headers, payload)
-    SELECT * FROM unnest($27::text[], $28::text[], $29::text[], $30::bytea[], $31::bytea[])
-)
-INSERT INTO truck_requests (id, order_id, request_number, vehicle_type, vehicle_subtype, price_per_truck, status,
-                            created_at, updated_at)
-SELECT * FROM unnest($32::uuid[], $33::uuid[], $34::integer[], $35::text[], $36::text[], $37::integer[], $38::text[],
-                     $39::timestamptz[], $40::timestamptz[])
 """
 UPDATE_ORDER = """
 UPDATE orders SET status = $3, searching = $4, search_end = $5, trucks_filled = $6, version = $7, timer_version = $8,
@@ -111,30 +79,6 @@ class OrderChangedUnlocked(Exception):
 
 class CaptainHasRunningTruck(Exception):
     """The unique index of running truck requests refused; the transaction is broken off."""
-
-
-class CustomerHasSearchingOrder(Exception):
-    """Another create of this customer committed first; the transaction is broken off."""
-
-
-@dataclass(frozen=True, slots=True)
-class KeptAnswer:
-    """The answer of a create under its idempotency key. ``fingerprint`` has 32 bytes."""
-
-    endpoint: str
-    key: str
-    fingerprint: bytes
-    status: int
-    body: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class MadeOrder:
-    """A new order with what is written together with it."""
-
-    order: Order
-    answer: KeptAnswer | None
-    events: OutboxColumns = NO_EVENTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +110,7 @@ async def load_order(connection: Connection, order_id: str) -> tuple[Order, date
     if row is None:
         return None
     trucks = await connection.fetch(SELECT_TRUCKS, [order_id])
-    return _order(row, trucks), row["database_now"]
+    return order_of(row, trucks), row["database_now"]
 
 
 async def order_of_truck(connection: Connection, truck_id: str) -> str | None:
@@ -202,7 +146,7 @@ async def orders_of_customer(
     trucks: dict[str, list[asyncpg.Record]] = {}
     for truck in await connection.fetch(SELECT_TRUCKS, [row["id"] for row in rows]):
         trucks.setdefault(str(truck["order_id"]), []).append(truck)
-    return OrderPage(tuple(_order(row, trucks.get(str(row["id"]), [])) for row in rows), total)
+    return OrderPage(tuple(order_of(row, trucks.get(str(row["id"]), [])) for row in rows), total)
 
 
 async def trucks_of_captain(
@@ -210,94 +154,7 @@ async def trucks_of_captain(
 ) -> list[tuple[str, TruckRequest]]:
     """The captain's truck requests with their order ids, the latest first."""
     rows = await connection.fetch(SELECT_TRUCKS_OF_CAPTAIN, captain_id, status, limit)
-    return [(str(row["order_id"]), _truck(row)) for row in rows]
-
-
-async def insert_order(connection: Connection, order: Order, answer: KeptAnswer | None) -> None:
-    """Write a new order with its truck requests, and the answer kept under its idempotency key.
-
-    Raises:
-        CustomerHasSearchingOrder: as ``insert_orders``.
-    """
-    await insert_orders(connection, [MadeOrder(order, answer)])
-
-
-async def insert_orders(connection: Connection, made: Sequence[MadeOrder]) -> None:
-    """Write new orders with their truck requests, kept answers and events: one statement, all of them or none.
-
-    Nobody else knows the keys of these events before the commit, so their rows need not wait for the orders' rows. The
-    customers go in sorted order, so that two such statements never wait for each other in a circle.
-
-    Raises:
-        CustomerHasSearchingOrder: another create of one of these customers won, or his same key did.
-    """
-    made = sorted(made, key=lambda one: one.order.customer_id)
-    try:
-        await connection.execute(
-            INSERT_ORDERS,
-            *_columns([_order_values(one.order) for one in made], 18),
-            *_columns([_answer_values(one.order, one.answer) for one in made if one.answer], 8),
-            *([value for one in made for value in one.events[column]] for column in range(5)),
-            *_columns([_truck_values(one.order, truck) for one in made for truck in one.order.trucks], 9),
-        )
-    except asyncpg.UniqueViolationError as error:
-        if error.constraint_name not in (SEARCHING_INDEX, "idempotency_records_pkey"):
-            raise
-        raise CustomerHasSearchingOrder from None
-
-
-def _columns(rows: Sequence[tuple[object, ...]], width: int) -> list[list[object]]:
-    return [list(column) for column in zip(*rows, strict=True)] if rows else [[] for _ in range(width)]
-
-
-def _order_values(order: Order) -> tuple[object, ...]:
-    return (
-        order.id,
-        order.customer_id,
-        order.customer_name,
-        order.customer_phone,
-        order.pickup.model_dump_json(exclude_none=True),
-        order.drop.model_dump_json(exclude_none=True),
-        float(order.distance_km),
-        order.goods_type,
-        None if order.cargo_weight_kg is None else float(order.cargo_weight_kg),
-        order.total_amount,
-        order.total_trucks,
-        order.status.value,
-        order.searching,
-        order.version,
-        order.timer_version,
-        order.expires_at,
-        order.created_at,
-        order.updated_at,
-    )
-
-
-def _answer_values(order: Order, kept: KeptAnswer) -> tuple[object, ...]:
-    return (
-        order.customer_id,
-        kept.endpoint,
-        kept.key,
-        kept.fingerprint,
-        kept.status,
-        kept.body,
-        order.id,
-        order.created_at,
-    )
-
-
-def _truck_values(order: Order, truck: TruckRequest) -> tuple[object, ...]:
-    return (
-        truck.id,
-        order.id,
-        truck.request_number,
-        truck.vehicle_type,
-        truck.vehicle_subtype,
-        truck.price_per_truck,
-        truck.status.value,
-        truck.created_at,
-        truck.updated_at,
-    )
+    return [(str(row["order_id"]), truck_of(row)) for row in rows]
 
 
 async def save_order(connection: Connection, before: Order, after: Order) -> None:
@@ -351,55 +208,3 @@ async def _save_trucks(connection: Connection, changed: Sequence[TruckRequest]) 
         if error.constraint_name != RUNNING_INDEX:
             raise
         raise CaptainHasRunningTruck from None
-
-
-def _order(row: asyncpg.Record, trucks: Sequence[asyncpg.Record]) -> Order:
-    cancellation = None
-    if row["cancelled_at"] is not None:
-        cancellation = Cancellation(CancelKind(row["cancel_kind"]), row["cancelled_at"], row["cancel_text"])
-    return Order(
-        id=str(row["id"]),
-        customer_id=row["customer_id"],
-        customer_name=row["customer_name"],
-        customer_phone=row["customer_phone"],
-        pickup=Place.model_validate_json(row["pickup"]),
-        drop=Place.model_validate_json(row["drop_place"]),
-        distance_km=_number(row["distance_km"]),
-        goods_type=row["goods_type"],
-        cargo_weight_kg=None if row["cargo_weight_kg"] is None else _number(row["cargo_weight_kg"]),
-        total_amount=row["total_amount"],
-        status=OrderStatus(row["status"]),
-        search_end=None if row["search_end"] is None else SearchEnd(row["search_end"]),
-        version=row["version"],
-        timer_version=row["timer_version"],
-        expires_at=row["expires_at"],
-        created_at=row["created_at"],
-        updated_at=row["updated_at"],
-        trucks=tuple(_truck(truck) for truck in trucks),
-        cancellation=cancellation,
-    )
-
-
-def _truck(row: asyncpg.Record) -> TruckRequest:
-    return TruckRequest(
-        id=str(row["id"]),
-        request_number=row["request_number"],
-        vehicle_type=row["vehicle_type"],
-        vehicle_subtype=row["vehicle_subtype"],
-        price_per_truck=row["price_per_truck"],
-        status=TruckStatus(row["status"]),
-        created_at=row["created_at"],
-        updated_at=row["updated_at"],
-        captain_id=row["captain_id"],
-        transporter_id=row["transporter_id"],
-        vehicle_number=row["vehicle_number"],
-        offer_id=row["offer_id"],
-        assigned_at=row["assigned_at"],
-        released_captain_id=row["released_captain_id"],
-        release_reason=row["release_reason"],
-    )
-
-
-def _number(value: float) -> int | float:
-    """Whole distances stay integers."""
-    return int(value) if value.is_integer() else value

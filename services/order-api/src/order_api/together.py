@@ -1,7 +1,8 @@
 """Requests that come at the same time share one statement: the next group forms while the last one is in flight.
 
-A lone request is a group of one and waits for nobody. It must never let one request's trouble be another's: the work
-gives each its own outcome.
+Under load a group also waits until ``PACE_S`` after the last one began: larger groups cost a fraction of the CPU, and
+there CPU is what requests wait for. A lone request is a group of one and waits for nobody. It must never let one
+request's trouble be another's: the work gives each its own outcome.
 """
 
 from __future__ import annotations
@@ -21,16 +22,25 @@ Outcome = TypeVar("Outcome")
 MAX_GROUP = 64  # requests in one statement: more gain little, and hold each other up
 MAX_WAITING = 1000  # requests; what comes on top is refused at once, for it would wait for seconds
 LANES = 2  # groups in flight: while PostgreSQL writes one, the next is on its way
+PACE_S = 0.004  # between the beginnings of two groups; below what a create takes in any case
 
 
 class Together(Generic[Item, Outcome]):
     """Gathers items for one kind of work. ``work`` gives as many outcomes as it got items, in their order."""
 
-    def __init__(self, work: Callable[[list[Item]], Awaitable[Sequence[Outcome | Exception]]]) -> None:
+    def __init__(
+        self,
+        work: Callable[[list[Item]], Awaitable[Sequence[Outcome | Exception]]],
+        *,
+        pace_s: float = PACE_S,
+    ) -> None:
         self._work = work
+        self._pace_s = pace_s
         self._waiting: list[tuple[Item, asyncio.Future[Outcome]]] = []
         self._lanes: set[asyncio.Task[None]] = set()
         self._open_lanes = 0
+        self._gathering = False  # a lane waits for its group to begin, and will take whoever comes
+        self._next_at = 0.0  # when the next group may begin, on the loop's clock
 
     async def __call__(self, item: Item) -> Outcome:
         """The item's own outcome.
@@ -44,7 +54,7 @@ class Together(Generic[Item, Outcome]):
         loop = asyncio.get_running_loop()
         outcome: asyncio.Future[Outcome] = loop.create_future()
         self._waiting.append((item, outcome))
-        if self._open_lanes < LANES:
+        if not self._gathering and self._open_lanes < LANES:
             self._open_lanes += 1
             lane = loop.create_task(self._lane())
             self._lanes.add(lane)  # the loop itself holds tasks only weakly
@@ -53,12 +63,28 @@ class Together(Generic[Item, Outcome]):
 
     async def _lane(self) -> None:
         try:
-            while self._waiting:
+            while self._waiting and not self._gathering:
+                await self._gather()
                 await self._group()
+        except asyncio.CancelledError:
+            left, self._waiting = self._waiting, []
+            for _, future in left:  # nobody may be left waiting, whatever happened
+                _settle(future, DatabaseUnavailable("the service goes down"))
+            raise
         finally:
             # Counted here and not when the task is done: that is told a turn of the loop later, and who came in
             # between would wait for a lane that has ended.
             self._open_lanes -= 1
+
+    async def _gather(self) -> None:
+        now = asyncio.get_running_loop().time()
+        if now < self._next_at and len(self._waiting) < MAX_GROUP:
+            self._gathering = True
+            try:
+                await asyncio.sleep(self._next_at - now)
+            finally:
+                self._gathering = False
+        self._next_at = max(now, self._next_at) + self._pace_s
 
     async def _group(self) -> None:
         group, self._waiting = self._waiting[:MAX_GROUP], self._waiting[MAX_GROUP:]
@@ -68,8 +94,7 @@ class Together(Generic[Item, Outcome]):
             for _, future in group:
                 _settle(future, DatabaseUnavailable(str(error)))
         except asyncio.CancelledError:
-            left, self._waiting = self._waiting, []
-            for _, future in (*group, *left):  # nobody may be left waiting, whatever happened
+            for _, future in group:
                 _settle(future, DatabaseUnavailable("the service goes down"))
             raise
         except Exception as error:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from datetime import datetime
 from typing import Any
+
+import orjson
 
 from order_api.model import Order, TruckRequest
 from weelo_common.clock import epoch_ms, format_time
 from weelo_common.events import Place
-
-_encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
 
 
 def order_view(order: Order, now: datetime) -> dict[str, Any]:
@@ -58,8 +57,17 @@ def truck_view(order_id: str, truck: TruckRequest) -> dict[str, Any]:
 
 
 def place_view(place: Place) -> dict[str, Any]:
-    """``pickup`` or ``drop``."""
-    return place.model_dump(mode="json", exclude_none=True)
+    """``pickup`` or ``drop``; what was not given is left out."""
+    view: dict[str, Any] = {
+        "latitude": place.latitude,
+        "longitude": place.longitude,
+        "address": place.address,
+    }
+    if place.city is not None:
+        view["city"] = place.city
+    if place.state is not None:
+        view["state"] = place.state
+    return view
 
 
 def order_data(order: Order, now: datetime) -> dict[str, Any]:
@@ -96,4 +104,4 @@ def created_body(order: Order, now: datetime) -> bytes:
         "dispatchState": "queued",
         "serverTimeMs": epoch_ms(now),
     }
-    return _encode({"success": True, "data": data}).encode()
+    return orjson.dumps({"success": True, "data": data})
