@@ -11,63 +11,47 @@ import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any, TypeVar
 from uuid import uuid4
 
 import httpx
-import jwt
 from aiokafka import AIOKafkaProducer, TopicPartition
-from aiokafka.admin import NewTopic
 
 from deploy.local.stack import LocalStack
 from dispatcher.main import build
 from dispatcher.settings import Settings
+from tests.integration.dispatcher_orders import PICKUP, Order, fired
+from tests.integration.openapi_conformance import Conformance
+from tests.integration.service_rig import ServiceHome, service_home
 from weelo_common.clock import format_time
-from weelo_common.events import (
-    Envelope,
-    Event,
-    OrderCancelled,
-    OrderCreated,
-    OrderExpired,
-    OrderFullyFilled,
-    Place,
-    RequestedTruck,
-    TruckAssigned,
-    TruckReleased,
-    decode,
-    encode,
-    seal,
-)
+from weelo_common.events import Envelope, Event, TimerFired, TimerScheduled, decode, encode, seal
 from weelo_common.events.topics import (
     CAPTAINS_LOCATIONS,
     CAPTAINS_STATE,
     DISPATCH_OFFERS,
+    DISPATCHER,
     ORDERS_EVENTS,
     TIMERS_COMMANDS,
     TIMERS_FIRED,
     Topic,
 )
-from weelo_common.ids import new_id
 from weelo_common.kafka import KafkaClients
 from weelo_common.lifecycle import Lifecycle, running
-from weelo_common.migrate import migrate
 from weelo_common.postgres import Database
 
 PATIENCE_S = 20.0
 TOPICS = (ORDERS_EVENTS, TIMERS_COMMANDS, TIMERS_FIRED, DISPATCH_OFFERS, CAPTAINS_STATE, CAPTAINS_LOCATIONS)
-PICKUP = (28.6139, 77.2090)
 METRE = 1 / 111_195  # of latitude, in degrees
+COUNT_LOCK_WAITS = """
+SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'
+"""
 
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class Home:
+class Home(ServiceHome):
     """Where a module's dispatchers live."""
-
-    stack: LocalStack
-    values: dict[str, Any]
 
     def settings(self, **changes: Any) -> Settings:
         return Settings.model_validate(self.values | changes)
@@ -76,41 +60,16 @@ class Home:
 @contextlib.contextmanager
 def dispatcher_home(stack: LocalStack) -> Iterator[Home]:
     """A migrated database and the topics the dispatcher touches, removed at the end."""
-    prefix = f"di{uuid4().hex[:6]}_"
-    dsns = stack.provision(prefix)
-    home = Home(
+    keys = stack.keys
+    with service_home(
+        Home,
         stack,
-        {
-            "postgres_dsn": dsns["dispatcher"],
-            "redis_url": stack.servers.redis_url,
-            "kafka_bootstrap_servers": stack.servers.kafka_bootstrap,
-            "kafka_producer_idempotence": stack.servers.kafka_idempotence,
-            "kafka_topic_prefix": prefix.replace("_", "."),
-            "kafka_session_timeout_s": 6,
-            "jwt_public_key_file": stack.keys.jwt_public,
-            "offer_token_private_key_file": stack.keys.offer_private,
-            "offer_token_key_id": stack.keys.offer_key_id,
-            "http_port": 0,
-        },
-    )
-    try:
-        asyncio.run(_prepare(home.settings()))
+        DISPATCHER,
+        TOPICS,
+        offer_token_private_key_file=keys.offer_private,
+        offer_token_key_id=keys.offer_key_id,
+    ) as home:
         yield home
-    finally:
-        stack.remove(prefix)
-
-
-async def _prepare(settings: Settings) -> None:
-    kafka = KafkaClients(settings, client_id="test")
-    async with kafka.admin() as admin:
-        await admin.create_topics(
-            [NewTopic(kafka.topic_name(topic), topic.partitions, 1) for topic in TOPICS]
-        )
-    async with (
-        Database.open(settings, application_name="test") as database,
-        database.connection() as connection,
-    ):
-        await migrate(connection, ["weelo_common", "dispatcher"])
 
 
 @dataclass
@@ -153,97 +112,6 @@ class Caller:
 
 
 @dataclass
-class Order:
-    """An order as order-api would tell of it; each event raises its version."""
-
-    subtype: str
-    trucks: int = 1
-    lifetime_s: float = 60.0
-    created_ago_s: float = 0.0
-    order_id: str = field(default_factory=new_id)
-    customer_id: str = field(default_factory=lambda: f"c-{uuid4().hex[:8]}")
-    version: int = 0
-    won: dict[str, str] = field(default_factory=dict)
-    truck_ids: list[str] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.truck_ids = [new_id() for _ in range(self.trucks)]
-
-    def created(self) -> OrderCreated:
-        made_at = datetime.now(UTC) - timedelta(seconds=self.created_ago_s)
-        return OrderCreated(
-            **self._common("active", searching=True),
-            pickup=Place(latitude=PICKUP[0], longitude=PICKUP[1], address="Connaught Place"),
-            drop=Place(latitude=28.5355, longitude=77.3910, address="Noida"),
-            distance_km=25,
-            total_amount=500 * self.trucks,
-            expires_at=made_at + timedelta(seconds=self.lifetime_s),
-            truck_requests=tuple(
-                RequestedTruck(
-                    id=truck, vehicle_type="TRUCK", vehicle_subtype=self.subtype, price_per_truck=500
-                )
-                for truck in self.truck_ids
-            ),
-        ).model_copy(update={"occurred_at": made_at})
-
-    def assigned(self, captain_id: str, offer_id: str) -> list[Event]:
-        """``TruckAssigned`` for the next open truck, and ``OrderFullyFilled`` with the last."""
-        truck = next(truck for truck in self.truck_ids if truck not in self.won)
-        self.won[truck] = captain_id
-        full = len(self.won) == self.trucks
-        status = "fully_filled" if full else "partially_filled"
-        told: list[Event] = [
-            TruckAssigned(
-                **self._common(status, searching=not full),
-                truck_request_id=truck,
-                captain_id=captain_id,
-                transporter_id="t-1",
-                vehicle_type="TRUCK",
-                vehicle_subtype=self.subtype,
-                vehicle_number="DL1AB1234",
-                offer_id=offer_id,
-                pickup=Place(latitude=PICKUP[0], longitude=PICKUP[1], address="Connaught Place"),
-                drop=Place(latitude=28.5355, longitude=77.3910, address="Noida"),
-            )
-        ]
-        if full:
-            told.append(OrderFullyFilled(**self._common(status, searching=False)))
-        return told
-
-    def released(self, captain_id: str, *, searching: bool) -> TruckReleased:
-        truck = next(truck for truck, holder in self.won.items() if holder == captain_id)
-        del self.won[truck]
-        return TruckReleased(
-            **self._common("active" if searching else "partially_filled", searching=searching),
-            truck_request_id=truck,
-            captain_id=captain_id,
-            reason="released",
-            truck_request_status="searching" if searching else "cancelled",
-        )
-
-    def cancelled(self) -> OrderCancelled:
-        return OrderCancelled(**self._common("cancelled", searching=False), reason="customer")
-
-    def expired(self) -> OrderExpired:
-        return OrderExpired(
-            **self._common("expired", searching=False), expired_truck_request_ids=tuple(self.truck_ids)
-        )
-
-    def _common(self, status: str, *, searching: bool) -> dict[str, Any]:
-        self.version += 1
-        return {
-            "order_id": self.order_id,
-            "order_version": self.version,
-            "customer_id": self.customer_id,
-            "status": status,
-            "searching": searching,
-            "trucks_filled": len(self.won),
-            "total_trucks": self.trucks,
-            "occurred_at": datetime.now(UTC),
-        }
-
-
-@dataclass
 class Rig:
     """Running dispatchers, and the other services' side of Kafka."""
 
@@ -260,14 +128,14 @@ class Rig:
 
     def caller(self, role: str, user_id: str | None = None) -> Caller:
         user_id = user_id or f"{role[0]}-{uuid4().hex[:10]}"
-        claims = {"sub": user_id, "role": role, "iss": "weelo", "aud": "weelo-apps", "exp": time.time() + 600}
-        token = jwt.encode(claims, self.home.stack.keys.jwt_private.read_text(), algorithm="RS256")
-        return Caller(self.replicas[0].http, user_id, token)
+        return Caller(self.replicas[0].http, user_id, self.home.token(role, user_id))
 
     def order(self, **fields: Any) -> Order:
         return Order(self.subtype, **fields)
 
-    async def captain(self, north_m: float, *, transporter_id: str = "t-good", ready: bool = True) -> Caller:
+    async def captain(
+        self, north_m: float, *, transporter_id: str = "t-good", ready: bool = True, placed: bool = True
+    ) -> Caller:
         """A captain so many metres north of the pickup, whom the index has; ``ready``: he may get offers."""
         captain = self.caller("captain")
         ops = self.caller("ops", "ops-1")
@@ -298,7 +166,8 @@ class Rig:
         for caller, method, path, body in steps:
             answer = await caller.call(method, path, body)
             assert answer.status_code == 200, answer.text
-        await self.place(captain, north_m)
+        if placed:
+            await self.place(captain, north_m)
         return captain
 
     async def place(self, captain: Caller, north_m: float) -> None:
@@ -353,12 +222,11 @@ class Rig:
 
     async def eventually(self, look: Callable[[], Awaitable[T]], good: Callable[[T], bool]) -> T:
         """What ``look`` sees, once it is good."""
-        deadline = time.monotonic() + PATIENCE_S
-        while not good(seen := await look()):
-            if time.monotonic() > deadline:
-                raise AssertionError(f"never came; last seen: {seen!r}")
-            await asyncio.sleep(0.01)
-        return seen
+        return await eventually(look, good)
+
+    async def lock_wait(self) -> None:
+        """Return once some transaction waits for another's lock."""
+        await self.eventually(lambda: self.rows(COUNT_LOCK_WAITS), lambda rows: rows[0]["count"] > 0)
 
     async def consumed(self, count: int, outcome: str | None = None) -> None:
         """Wait until the order consumers have ended so many events."""
@@ -369,6 +237,17 @@ class Rig:
             ),
             f"{count} events {outcome or 'consumed'}",
         )
+
+    async def timer(self, order: Order, wave: int) -> TimerFired:
+        """What expiry would say for the timer of a wave, once that is scheduled."""
+        commands = await self.told(
+            TIMERS_COMMANDS,
+            order.order_id,
+            lambda e: isinstance(e, TimerScheduled) and e.payload == {"wave": wave},
+        )
+        timer = commands[-1].event
+        assert isinstance(timer, TimerScheduled)
+        return fired(timer)
 
     async def told(self, topic: Topic, key: str, last: Callable[[Event], bool]) -> list[Envelope]:
         """The events of a key on a topic, in order, up to the first for which ``last`` holds."""
@@ -392,6 +271,16 @@ class Rig:
             raise AssertionError(f"never came; seen: {[type(e.event).__name__ for e in found]}") from None
         finally:
             await self.kafka.stop_consumer(consumer)
+
+
+async def eventually(look: Callable[[], Awaitable[T]], good: Callable[[T], bool]) -> T:
+    """What ``look`` sees, once it is good."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not good(seen := await look()):
+        if time.monotonic() > deadline:
+            raise AssertionError(f"never came; last seen: {seen!r}")
+        await asyncio.sleep(0.01)
+    return seen
 
 
 async def until(condition: Callable[[], bool], what: str) -> None:
@@ -424,4 +313,11 @@ async def start(stack: contextlib.AsyncExitStack, settings: Settings) -> Replica
         httpx.AsyncClient(base_url=f"http://127.0.0.1:{life.http_port}", timeout=PATIENCE_S)
     )
     await until(lambda: not life.health.not_ready(), f"ready: {life.health.not_ready()}")
+    document = Conformance((await http.get("/openapi.json")).json())
+
+    async def as_documented(answer: httpx.Response) -> None:
+        await answer.aread()
+        assert not (problems := document.problems(answer)), f"{answer.text}: {problems}"
+
+    http.event_hooks = {"response": [as_documented]}  # whatever a test asks for
     return Replica(life, http)

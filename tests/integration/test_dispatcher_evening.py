@@ -9,7 +9,8 @@ from collections.abc import Iterator
 import pytest
 
 from deploy.local.stack import LocalStack
-from tests.integration.dispatcher_rig import Caller, Home, Order, Rig, dispatcher, dispatcher_home
+from tests.integration.dispatcher_orders import Order
+from tests.integration.dispatcher_rig import Caller, Home, Rig, dispatcher, dispatcher_home
 
 CAPTAINS = 15
 ORDERS = 60

@@ -13,7 +13,7 @@ from deploy.local.stack import LocalStack
 from tests.integration.dispatcher_rig import Home, Rig, dispatcher, dispatcher_home, until
 from weelo_common.clock import format_time
 from weelo_common.events.positions import captain_fingerprint
-from weelo_common.events.topics import CAPTAINS_LOCATIONS, CAPTAINS_STATE
+from weelo_common.events.topics import CAPTAINS_LOCATIONS, CAPTAINS_STATE, Topic
 
 ME: dict[str, Any] = {
     "transporterId": "t-1",
@@ -22,6 +22,7 @@ ME: dict[str, Any] = {
     "vehicleSubtype": "TATA_ACE",
     "vehicleNumber": "DL1AB1234",
 }
+HEAPS = 200  # of each kind of rubbish
 PLACE: dict[str, Any] = {"latitude": 28.6, "longitude": 77.2, "recordedAt": "2026-02-03T10:08:28.123Z"}
 
 
@@ -134,6 +135,7 @@ async def test_an_unregistered_captain_is_told_so(rig: Rig) -> None:
     ):
         answer = await stranger.call(method, path, body)
         assert (answer.status_code, answer.json()["error"]["code"]) == (404, "NOT_FOUND")
+    assert rig.metric("weelo_dispatcher_positions_total", outcome="unknown_captain") == 1
     assert (await stranger.call("GET", "/offers")).json()["data"] == {"offers": []}
 
 
@@ -196,27 +198,36 @@ async def test_roles_are_kept_apart(rig: Rig) -> None:
         assert (await rig.caller(role).call(method, path, {})).status_code == 403
 
 
-async def test_rubbish_on_the_fleets_topics_is_counted_and_passed_over(rig: Rig) -> None:
+async def test_topics_full_of_rubbish_are_counted_named_in_the_log_once_and_passed_over(
+    rig: Rig, caplog: pytest.LogCaptureFixture
+) -> None:
     ignored = rig.metric("weelo_consumer_ignored_total", consumer="dispatcher-index")
-    rubbish: list[tuple[str, bytes | None, list[tuple[str, bytes]]]] = [
-        (CAPTAINS_STATE.name, b"{", []),
-        (CAPTAINS_STATE.name, None, [("ce_type", b"weelo.captain.state.v1")]),
-        (CAPTAINS_STATE.name, b"\xff\xfe", [("ce_id", b"\xff")]),
-        (CAPTAINS_LOCATIONS.name, b"", []),
-        (CAPTAINS_LOCATIONS.name, None, []),
-        (CAPTAINS_LOCATIONS.name, b"\x02" + b"x" * 32, []),
-        (CAPTAINS_LOCATIONS.name, b"\x01" + b"x" * 31, []),
-        (CAPTAINS_LOCATIONS.name, b"\x01" + captain_fingerprint("k") + b"\x7f" * 16, []),
+    rubbish: list[tuple[Topic, bytes | None, list[tuple[str, bytes]]]] = [
+        (CAPTAINS_STATE, b"{", []),
+        (CAPTAINS_STATE, None, [("ce_type", b"weelo.captain.state.v1")]),
+        (CAPTAINS_STATE, b"\xff\xfe", [("ce_id", b"\xff")]),
+        (CAPTAINS_LOCATIONS, b"", []),
+        (CAPTAINS_LOCATIONS, None, []),
+        (CAPTAINS_LOCATIONS, b"\x02" + b"x" * 32, []),
+        (CAPTAINS_LOCATIONS, b"\x01" + b"x" * 31, []),
+        (CAPTAINS_LOCATIONS, b"\x01" + captain_fingerprint("k") + b"\x7f" * 16, []),
     ]
-    for name, value, headers in rubbish:
-        topic = rig.kafka.topic_name(CAPTAINS_STATE if name == CAPTAINS_STATE.name else CAPTAINS_LOCATIONS)
-        await rig.producer.send_and_wait(topic, value, key=b"k", headers=headers)
+    sent = [
+        await rig.producer.send(rig.kafka.topic_name(topic), value, key=b"k", headers=headers)
+        for _ in range(HEAPS)
+        for topic, value, headers in rubbish
+    ]
+    await asyncio.gather(*sent)
     await until(
         lambda: (
-            rig.metric("weelo_consumer_ignored_total", consumer="dispatcher-index") >= ignored + len(rubbish)
+            rig.metric("weelo_consumer_ignored_total", consumer="dispatcher-index")
+            >= ignored + HEAPS * len(rubbish)
         ),
         "the rubbish counted",
     )
+    named = [record for record in caplog.records if record.getMessage() == "Malformed record ignored"]
+    assert sorted(vars(record)["topic"] for record in named) == [CAPTAINS_LOCATIONS.name, CAPTAINS_STATE.name]
+    assert all(vars(record)["reason"] for record in named)
     captain = await rig.captain(100)
     order = rig.order()
     await rig.publish(order.created())

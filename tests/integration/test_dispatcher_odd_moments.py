@@ -12,16 +12,13 @@ import pytest
 
 from deploy.local.stack import LocalStack
 from dispatcher.main import build
-from tests.integration.dispatcher_rig import Home, Order, Rig, dispatcher, dispatcher_home
-from weelo_common.events import OffersWithdrawn, RequestedTruck, TimerFired, TimerScheduled
-from weelo_common.events.topics import DISPATCH_OFFERS, TIMERS_COMMANDS
+from tests.integration.dispatcher_orders import Order
+from tests.integration.dispatcher_rig import Home, Rig, dispatcher, dispatcher_home
+from weelo_common.events import OffersWithdrawn, RequestedTruck
+from weelo_common.events.topics import DISPATCH_OFFERS
 from weelo_common.lifecycle import running
 
-PATIENCE_S = 20.0
 LONGER_THAN_A_JOIN_S = 3.0  # of a consumer that is alone in its group
-COUNT_LOCK_WAITS = """
-SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'
-"""
 SELECT_ROUNDS = "SELECT wave, at FROM match_rounds WHERE order_id = $1 ORDER BY round"
 
 
@@ -37,40 +34,11 @@ async def rig(home: Home) -> AsyncIterator[Rig]:
         yield rig
 
 
-async def fired(rig: Rig, order: Order, wave: int) -> TimerFired:
-    """What expiry would say for the timer of a wave, once that is scheduled."""
-    commands = await rig.told(
-        TIMERS_COMMANDS,
-        order.order_id,
-        lambda e: isinstance(e, TimerScheduled) and e.payload == {"wave": wave},
-    )
-    timer = commands[-1].event
-    assert isinstance(timer, TimerScheduled)
-    return TimerFired(
-        timer_key=timer.timer_key,
-        version=timer.version,
-        order_id=order.order_id,
-        owner=timer.owner,
-        due_at=timer.due_at,
-        fired_at=timer.due_at,
-        payload=timer.payload,
-    )
-
-
-async def lock_wait(rig: Rig) -> None:
-    """Return once some transaction waits for another's lock."""
-    async with asyncio.timeout(PATIENCE_S):
-        while True:
-            if (await rig.rows(COUNT_LOCK_WAITS))[0]["count"]:
-                return
-            await asyncio.sleep(0.01)
-
-
 async def test_a_wave_whose_timer_comes_a_little_early_waits_for_its_time(rig: Rig) -> None:
     order = rig.order(created_ago_s=9)  # the second wave is due in a second
     created = order.created()
     await rig.publish(created)
-    timer = await fired(rig, order, 2)
+    timer = await rig.timer(order, 2)
     await rig.publish(timer)
     rounds = await rig.eventually(
         lambda: rig.rows(SELECT_ROUNDS, order.order_id), lambda found: len(found) == 2
@@ -82,7 +50,7 @@ async def test_a_wave_whose_timer_comes_a_little_early_waits_for_its_time(rig: R
 async def test_a_timer_that_fired_before_makes_no_second_wave(rig: Rig) -> None:
     order = rig.order(created_ago_s=20)
     await rig.publish(order.created())
-    timer = await fired(rig, order, 2)
+    timer = await rig.timer(order, 2)
     before = rig.metric("weelo_consumer_consumed_total", consumer="dispatcher")
     await rig.publish(timer, event_id="first")
     await rig.publish(timer, event_id="again, as a retried dead letter would be")
@@ -122,7 +90,7 @@ async def test_an_offer_that_a_captain_gets_while_he_wins_elsewhere_is_withdrawn
             "SELECT FROM captains WHERE captain_id = $1 FOR NO KEY UPDATE", captain.user_id
         )
         await rig.publish(*won.assigned(captain.user_id, offer_id))
-        await lock_wait(rig)  # the winner's event has looked for his other offers, and saw none
+        await rig.lock_wait()  # the winner's event has looked for his other offers, and saw none
         await connection.execute(status, "live", other.order_id)
     gone = await rig.told(DISPATCH_OFFERS, other.order_id, lambda e: isinstance(e, OffersWithdrawn))
     assert isinstance(gone[-1].event, OffersWithdrawn)

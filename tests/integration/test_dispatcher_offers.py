@@ -17,7 +17,6 @@ from weelo_common.events import (
     OffersMade,
     OffersWithdrawn,
     TimerCancelled,
-    TimerFired,
     TimerScheduled,
     timer_key,
 )
@@ -264,23 +263,8 @@ async def test_waves_widen_and_the_last_one_that_finds_nobody_says_so(rig: Rig) 
     order = rig.order(created_ago_s=50)  # so late that every wave but the last is due
     await rig.publish(order.created())
     for wave in range(2, 7):
-        due = await rig.told(
-            TIMERS_COMMANDS,
-            order.order_id,
-            lambda e, wave=wave: isinstance(e, TimerScheduled) and e.payload == {"wave": wave},  # type: ignore[misc]
-        )
-        timer = due[-1].event
-        assert isinstance(timer, TimerScheduled)
-        assert timer.version == wave - 1
-        fired = TimerFired(
-            timer_key=timer.timer_key,
-            version=timer.version,
-            order_id=order.order_id,
-            owner=timer.owner,
-            due_at=timer.due_at,
-            fired_at=timer.due_at,
-            payload=timer.payload,
-        )
+        fired = await rig.timer(order, wave)
+        assert fired.version == wave - 1
         await rig.publish(fired, event_id=fired.event_id())
         if wave == 4:
             offer_id = (await rig.live(order, 1))[far.user_id]
@@ -309,30 +293,6 @@ async def test_a_captain_holds_three_open_offers_at_most(rig: Rig) -> None:
     await rig.publish(*(order.created() for order in orders))
     await rig.consumed(int(before) + 5)
     assert len(await captain.offers()) == 3
-
-
-async def test_ops_are_told_who_was_considered_and_why_not(rig: Rig) -> None:
-    ready = await rig.captain(100)
-    unconfirmed = await rig.captain(200, ready=False)
-    pausing = await rig.captain(300)
-    assert (await pausing.call("PUT", "/captains/me/availability", {"available": False})).status_code == 200
-    order = rig.order()
-    await rig.publish(order.created())
-    await rig.live(order, 1)
-    ops = rig.caller("ops")
-    data = (await ops.call("GET", f"/dispatch/orders/{order.order_id}")).json()["data"]
-    (wave,) = data["waves"]
-    (line,) = wave["lines"]
-    assert (wave["wave"], wave["radiusM"], wave["cause"], line["target"]) == (1, 2000, "wave", 5)
-    assert line["cellsLookedAt"] > 0
-    verdicts = {entry["captainId"]: entry.get("reason") for entry in line["captains"]}
-    assert verdicts == {
-        ready.user_id: None,
-        unconfirmed.user_id: "unconfirmed",
-        pausing.user_id: "unavailable",
-    }
-    assert (await ready.call("GET", f"/dispatch/orders/{order.order_id}")).status_code == 403
-    assert (await ops.call("GET", f"/dispatch/orders/{new_id()}")).status_code == 404
 
 
 async def test_a_customer_sees_who_comes_and_where_they_are_but_only_of_his_order(rig: Rig) -> None:

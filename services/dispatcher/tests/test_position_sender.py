@@ -65,6 +65,20 @@ async def test_without_kafka_a_request_is_answered_at_its_deadline_and_its_posit
     assert registry.get_sample_value("weelo_dispatcher_positions_total", {"outcome": "dropped"}) == 3
 
 
+async def test_while_kafka_is_away_only_what_was_received_too_long_ago_is_dropped(
+    nobody_listens: str, registry: CollectorRegistry
+) -> None:
+    clock = SetClock()
+    waiting = sender(nobody_listens, clock, registry)
+    await waiting.send(positions(3))
+    clock.at += timedelta(seconds=59)
+    await waiting.send(positions(5))
+    clock.at += timedelta(seconds=2)
+    with pytest.raises(KafkaUnavailable):
+        await waiting.run_once()
+    assert registry.get_sample_value("weelo_dispatcher_positions_total", {"outcome": "dropped"}) == 3
+
+
 async def test_what_waits_is_bounded_and_the_oldest_goes_first(
     nobody_listens: str, registry: CollectorRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -48,6 +48,15 @@ class EndReason(StrEnum):
     BUSY = "busy"
 
 
+class Cause(StrEnum):
+    """What offers are made for: a wave that is due, or replacements at once."""
+
+    WAVE = "wave"
+    DECLINED = "declined"
+    BUSY = "busy"  # a captain won elsewhere
+    RELEASED = "released"
+
+
 class Refusal(StrEnum):
     """Why a captain is not offered an order."""
 
@@ -62,6 +71,7 @@ class Refusal(StrEnum):
     TRANSPORTER_INACTIVE = "transporter_inactive"
     UNVERIFIED = "unverified"
     CAP = "cap"
+    CONTENDED = "contended"  # another order is being offered to him in this very moment
     FARTHER = "farther_than_kth"
 
 
@@ -289,6 +299,13 @@ def wave_radius_m(wave: int) -> int:
 def wave_due(plan: SearchPlan, wave: int) -> datetime:
     """When a wave is due: the first at the order's creation, then one each sixth of its life."""
     return plan.created_at + (plan.expires_at - plan.created_at) / OFFER_WAVES * (wave - 1)
+
+
+def next_wave(order: OrderView) -> tuple[int, datetime] | None:
+    """The number of the wave to come and when it is due; None where none is."""
+    if order.plan is None or not order.searching or order.wave >= OFFER_WAVES:
+        return None
+    return order.wave + 1, wave_due(order.plan, order.wave + 1)
 
 
 def may_search(order: OrderView, now: datetime) -> bool:

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -19,11 +19,12 @@ from aiokafka.errors import KafkaError
 
 from dispatcher.live_fleet import FRESH_FOR_MS, LiveFleet
 from dispatcher.metrics import DispatcherMetrics
-from dispatcher.store import fleet as fleet_store
+from dispatcher.packed_positions import read
+from dispatcher.store.live_captains import live_captains_page
 from weelo_common.clock import Clock, epoch_ms
 from weelo_common.consumer import ConsumerMetrics
 from weelo_common.events import CaptainState, MalformedEvent, decode
-from weelo_common.events.positions import MalformedPositions, unpack
+from weelo_common.events.positions import POSITION_BYTES
 from weelo_common.events.topics import CAPTAINS_LOCATIONS, CAPTAINS_STATE, Topic
 from weelo_common.kafka import KafkaClients, KafkaUnavailable
 from weelo_common.postgres import Database, DatabaseUnavailable
@@ -32,11 +33,15 @@ from weelo_common.settings import KafkaSettings
 log = logging.getLogger(__name__)
 
 CONSUMER = "dispatcher-index"  # its name in the metrics; it has no group
-PAGE_CAPTAINS = 5_000  # loaded in one statement
+PAGE_CAPTAINS = 20_000  # loaded in one statement: some 50 ms
 POLL_MS = 100
 POLL_RECORDS = 1_000
-YIELD_POSITIONS = 4_000  # some ms of work; then the other tasks of this process have their turn
-SET_ASIDE_AT_ONCE = 5_000
+POSITIONS_AT_ONCE = 8_192  # some ms of work; then the other tasks of this process have their turn
+GATHER_S = (
+    0.03  # after few positions: many together cost a fraction of as many one by one, and all are seconds old
+)
+STATES_AT_ONCE = 100  # the same
+CHECK_SILENCE_OF = 20_000  # captains looked at after each poll
 RETRY_PAUSE_S = 1.0
 LOG_AGAIN_S = 60.0  # a topic full of rubbish must not fill the log
 
@@ -70,17 +75,23 @@ class Follower:
             for number in range(topic.partitions)
         ]
         self._next: dict[TopicPartition, int] = {}
+        self._follow_from_ms = 0
         self._heard_at = time.monotonic()
         self._lag = 0
         self._logged_at: dict[str, float] = {}
         self.caught_up = asyncio.Event()
         """Set once all that was there at the start has been read; orders are consumed only then."""
+        metrics.index_staleness.set_function(self.staleness_s)
+
+    def staleness_s(self) -> float:
+        """Age of the brokers' last answer; before the first, of this reader."""
+        return time.monotonic() - self._heard_at
 
     def trouble(self) -> str | None:
         """None while the index is whole and fresh, else why it is not."""
         if not self.caught_up.is_set():
             return f"index: not caught up yet, {len(self._fleet)} captains loaded"
-        silence_s = time.monotonic() - self._heard_at
+        silence_s = self.staleness_s()
         if silence_s > self._settings.kafka_silence_ready_s:
             return f"index: no word from a broker for {silence_s:.0f} s"
         if self._lag > self._settings.kafka_lag_ready_records:
@@ -109,20 +120,30 @@ class Follower:
     async def load(self) -> int:
         """Take all captains from PostgreSQL, a page at a time; returns how many.
 
+        The topics are then followed from before it began, so that no change falls between the two.
+
         Raises:
-            DatabaseUnavailable: try again; what was loaded stays.
+            DatabaseUnavailable: try again from the start.
         """
-        after, loaded = "", 0
-        while True:
-            async with self._database.connection() as connection:
-                page = await fleet_store.captains_page(connection, after=after, most=PAGE_CAPTAINS)
-            for captain in page:
-                idle_since_ms = epoch_ms(captain.idle_since)
-                self._fleet.apply_state(captain.state(), idle_since_ms, idle_since_ms=idle_since_ms)
-            loaded += len(page)
-            if len(page) < PAGE_CAPTAINS:
-                return loaded
-            after = page[-1].captain_id
+        self._follow_from_ms = epoch_ms(self._clock.now()) - FRESH_FOR_MS
+        loaded = 0
+        async with self._database.connection() as connection:
+            page = await live_captains_page(connection, after="", most=PAGE_CAPTAINS)
+            while page is not None:
+                # PostgreSQL makes the next page while this process takes this one.
+                reading = asyncio.ensure_future(
+                    live_captains_page(connection, after=page.captain_ids[-1], most=PAGE_CAPTAINS)
+                )
+                try:
+                    for _ in range(
+                        2
+                    ):  # in one turn of the loop the statement is written, at its end it leaves
+                        await asyncio.sleep(0)
+                    self._fleet.load(page)
+                    loaded += len(page)
+                finally:
+                    page = await reading
+        return loaded
 
     async def _session(self, stop: asyncio.Event) -> None:
         consumer = self._kafka.consumer(group=None)
@@ -134,48 +155,54 @@ class Follower:
             await self._seek(consumer, ends)
             while not stop.is_set():
                 batches = await consumer.getmany(timeout_ms=POLL_MS, max_records=POLL_RECORDS)
+                size = await self._take(batches)
                 for tp, records in batches.items():
-                    await self._take(tp, records)
                     self._next[tp] = records[-1].offset + 1
                 self._observe(consumer)
                 if not self.caught_up.is_set() and all(self._next[tp] >= end for tp, end in ends.items()):
                     log.info("Index caught up", extra={"captains": len(self._fleet)})
                     self.caught_up.set()
+                if 0 < size < POSITIONS_AT_ONCE * POSITION_BYTES:
+                    await _wait(stop, GATHER_S)
         finally:
             await asyncio.shield(self._kafka.stop_consumer(consumer))
 
     async def _seek(self, consumer: AIOKafkaConsumer, ends: dict[TopicPartition, int]) -> None:
-        """Go on where the last session ended; the first begins 60 s back."""
+        """Go on where the last session ended; the first begins 60 s before the load did."""
         missing = [tp for tp in self._partitions if tp not in self._next]
         if missing:
-            since_ms = epoch_ms(self._clock.now()) - FRESH_FOR_MS
             found: dict[TopicPartition, Any] = await asyncio.wait_for(
-                consumer.offsets_for_times(dict.fromkeys(missing, since_ms)), self._kafka.deadline_s
+                consumer.offsets_for_times(dict.fromkeys(missing, self._follow_from_ms)),
+                self._kafka.deadline_s,
             )
             for tp in missing:
                 self._next[tp] = found[tp].offset if found.get(tp) is not None else ends[tp]
         for tp in self._partitions:
             consumer.seek(tp, self._next[tp])
 
-    async def _take(self, tp: TopicPartition, records: list[Any]) -> None:
-        topic = self._topics[tp.topic]
-        now_ms = epoch_ms(self._clock.now())
-        outcomes: Counter[str] = Counter()
-        since_yield = 0
-        for record in records:
-            at_ms = min(record.timestamp, now_ms) if record.timestamp > 0 else now_ms
-            if topic is CAPTAINS_STATE:
-                used, size = self._take_state(record), 1
-            else:
-                used, size = self._take_positions(record, at_ms)
-            outcomes["applied" if used else "ignored"] += 1
-            since_yield += size
-            if since_yield >= YIELD_POSITIONS:
-                since_yield = 0
-                await asyncio.sleep(0)
-        self._consumer_metrics.consumed.labels(CONSUMER).inc(len(records))
-        for outcome, count in outcomes.items():
-            self._consumer_metrics.outcomes[outcome].labels(CONSUMER).inc(count)
+    async def _take(self, batches: Mapping[TopicPartition, Sequence[Any]]) -> int:
+        """Take what a poll brought; states first, so that fewer positions come before their captain.
+
+        Returns the bytes of positions.
+        """
+        states: list[Any] = []
+        positions: list[Any] = []
+        for tp, records in batches.items():
+            (states if self._topics[tp.topic] is CAPTAINS_STATE else positions).extend(records)
+        for start in range(0, len(states), STATES_AT_ONCE):
+            some = states[start : start + STATES_AT_ONCE]
+            applied = sum(map(self._take_state, some))
+            self._count(applied=applied, ignored=len(some) - applied)
+            await asyncio.sleep(0)
+        for some in _shared_out(positions):
+            self._take_positions(some)
+            await asyncio.sleep(0)
+        return sum(len(record.value or b"") for record in positions)
+
+    def _count(self, *, applied: int, ignored: int) -> None:
+        self._consumer_metrics.consumed.labels(CONSUMER).inc(applied + ignored)
+        self._consumer_metrics.outcomes["applied"].labels(CONSUMER).inc(applied)
+        self._consumer_metrics.outcomes["ignored"].labels(CONSUMER).inc(ignored)
 
     def _take_state(self, record: Any) -> bool:
         try:
@@ -188,16 +215,18 @@ class Follower:
             return False
         return self._fleet.apply_state(envelope.event, epoch_ms(envelope.time))
 
-    def _take_positions(self, record: Any, at_ms: int) -> tuple[bool, int]:
-        try:
-            positions = unpack(record.value or b"")
-        except MalformedPositions as error:
-            self._log_malformed(CAPTAINS_LOCATIONS, record, str(error))
-            return False, 1
-        taken = sum(self._fleet.apply_position(position, at_ms) for position in positions)
+    def _take_positions(self, records: Sequence[Any]) -> None:
+        now_ms = epoch_ms(self._clock.now())
+        positions, malformed = read(
+            [record.value or b"" for record in records],
+            [min(record.timestamp, now_ms) if record.timestamp > 0 else now_ms for record in records],
+        )
+        for number, reason in malformed.items():
+            self._log_malformed(CAPTAINS_LOCATIONS, records[number], reason)
+        taken = self._fleet.apply_positions(positions)
+        self._count(applied=len(records) - len(malformed), ignored=len(malformed))
         self._metrics.positions.labels("indexed").inc(taken)
         self._metrics.positions.labels("ignored").inc(len(positions) - taken)
-        return taken > 0, len(positions)
 
     def _observe(self, consumer: AIOKafkaConsumer) -> None:
         heard_ms = max((consumer.last_poll_timestamp(tp) or 0 for tp in self._partitions), default=0)
@@ -210,9 +239,8 @@ class Follower:
             if highwater is not None:
                 lag += max(0, highwater - self._next[tp])
         self._lag = lag
-        self._fleet.set_aside_silent(epoch_ms(self._clock.now()), most=SET_ASIDE_AT_ONCE)
+        self._fleet.set_aside_silent(epoch_ms(self._clock.now()), most=CHECK_SILENCE_OF)
         self._metrics.index_lag.set(lag)
-        self._metrics.index_staleness.set(time.monotonic() - self._heard_at)
         self._metrics.index_captains.set(len(self._fleet))
         self._metrics.index_placed.set(self._fleet.placed)
 
@@ -230,6 +258,20 @@ class Follower:
                 "reason": reason[:300],
             },
         )
+
+
+def _shared_out(records: Sequence[Any]) -> Iterator[list[Any]]:
+    """Records of positions in shares of some ``POSITIONS_AT_ONCE``."""
+    share: list[Any] = []
+    size = 0
+    for record in records:
+        share.append(record)
+        size += len(record.value or b"")
+        if size >= POSITIONS_AT_ONCE * POSITION_BYTES:
+            yield share
+            share, size = [], 0
+    if share:
+        yield share
 
 
 async def _wait(stop: asyncio.Event, seconds: float) -> None:

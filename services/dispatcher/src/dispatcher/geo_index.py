@@ -1,98 +1,82 @@
-"""The nearest points of a group, from memory: geohash cells in three levels. A library: no I/O, no clock.
+"""The nearest points of a group, from memory: sorted geohash cells in columns. A library: no I/O, no clock.
 
-    index = GeoIndex()
-    index.put("captain-1", ("TRUCK", "TATA_ACE"), 28.61, 77.21, seen_at_ms=0)
-    index.nearest(("TRUCK", "TATA_ACE"), 28.6, 77.2, k=20, radius_m=5_000)
+>>> index = GeoIndex()
+>>> for number, longitude in ((1, 77.21), (2, 77.22), (3, 77.40)):
+...     index.put(number, 0, 28.61, longitude, seen_at_ms=0)
+>>> found = index.nearest(0, 28.6, 77.2, k=20, radius_m=5_000)
+>>> [(one.number, one.distance_m) for one in found.candidates]
+[(1, 1479), (2, 2246)]
+>>> found.cells(most=2)
+['ttnf7', 'ttnfk']
 
-Every point stands in one cell of each level. A search widens its circle, doubling, until k points are found or the
-radius ends; a circle takes the finest level at which its bounding box has few cells. The box of a circle on the
-sphere is exact (J. Matuschek, "Finding Points Within a Distance of a Latitude/Longitude"), so the borders of cells,
-the poles and the 180° meridian need no care of their own. Candidates are sieved by chord length, and the few that
-are left measured by great circle; nothing is approximated: the answer is that of brute force.
+A point is a whole number from 0 on, and so is its group: small ones, because columns are indexed by them. Each group
+keeps its points sorted by the cell they are in (``geo_rows``), so that the points of a cell lie side by side, whatever
+its precision. A search (``geo_search``) guesses from the cells around it how wide a circle holds k points and reads the
+cells that the circle's bounding box touches (``circles``). Where the guess proves too small, the circle widens. Points
+are sieved by a scalar product, and the few that are left measured by great circle; nothing is approximated: the
+answer is that of brute force.
 
 It must never block, raise on a point of the globe, or grow with what was removed.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Hashable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
-from dispatcher.geohash import grid_size, text_of
-from weelo_common.geo import EARTH_RADIUS_M, great_circle_m
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
-LEVELS = (7, 6, 5)  # characters: cells of about 0.15, 1.2 × 0.6 and 4.9 km at the equator; finest first
-FEW_CELLS = 32  # a circle whose box has more takes the next coarser level
-FIRST_CIRCLE_M = 150.0  # about a cell of the finest level; smaller circles find nothing sooner
-MAX_RADIUS_M = 10_000_000.0  # a quarter of the globe; beyond it chords no longer tell distances well
+from dispatcher.circles import FINEST
+from dispatcher.geo_rows import (
+    IDLE,
+    LATITUDE,
+    LONGITUDE,
+    NUMBER,
+    ROW_WIDTH,
+    SEEN,
+    Floats,
+    GeoRows,
+    Ints,
+    X,
+    Y,
+    Z,
+)
+from dispatcher.geo_search import Candidate, Search, Searcher
+from dispatcher.geohash import CellTable
 
-_ROWS, _COLUMNS = grid_size(LEVELS[0])
-_ROW_SHIFTS = tuple(grid_size(LEVELS[0])[0].bit_length() - grid_size(p)[0].bit_length() for p in LEVELS)
-_COLUMN_SHIFTS = tuple(grid_size(LEVELS[0])[1].bit_length() - grid_size(p)[1].bit_length() for p in LEVELS)
-_WIDTHS = tuple(grid_size(p)[1] for p in LEVELS)
-_HEIGHTS = tuple(grid_size(p)[0] for p in LEVELS)
+MAX_RADIUS_M = 10_000_000.0  # a quarter of the globe; a dead row is farther from everywhere
+ASK_AGAIN_FOR = 4  # times as many, where too few were accepted
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """A point found. ``distance_m`` is rounded down to whole metres, the unit of the order of candidates."""
+class Place(NamedTuple):
+    """Where a point is: degrees, and ms since 1970 when it was seen there."""
 
-    key: str
-    distance_m: int
+    latitude: float
+    longitude: float
     seen_at_ms: int
-    idle_since_ms: int
-
-
-@dataclass(frozen=True, slots=True)
-class Search:
-    """What a search found, nearest first, and the cells where it looked."""
-
-    candidates: tuple[Candidate, ...]
-    level: int
-    cell_numbers: tuple[int, ...]
-
-    def cells(self, most: int) -> list[str]:
-        """The geohashes of up to ``most`` of the cells, for people."""
-        width, precision = _WIDTHS[self.level], LEVELS[self.level]
-        return [text_of(*divmod(number, width), precision) for number in self.cell_numbers[:most]]
-
-
-@dataclass(slots=True, eq=False)
-class _Point:
-    key: str
-    group: Hashable
-    latitude: float = 0.0
-    longitude: float = 0.0
-    x: float = 0.0  # on the unit sphere
-    y: float = 0.0
-    z: float = 0.0
-    seen_at_ms: int = 0
-    idle_since_ms: int = 0
-    row: int = -1  # of its cell of the finest level; -1: in no cell
-    column: int = -1
-
-
-_Cells = dict[int, dict[str, _Point]]
 
 
 class GeoIndex:
-    """Points by key, each in one group. All times are ms since 1970, given by the caller."""
+    """Points by number, each in one group. All times are ms since 1970, given by the caller."""
 
     def __init__(self) -> None:
-        self._points: dict[str, _Point] = {}
-        self._groups: dict[Hashable, tuple[_Cells, ...]] = {}
+        self._table = CellTable()
+        self._searcher = Searcher(self._table)
+        self._groups: list[GeoRows] = []
+        self._home: NDArray[np.int32] = np.empty(0, np.int32)  # a point's group; -1: nowhere
+        self._row: NDArray[np.int32] = np.empty(0, np.int32)  # and his row there
 
     def __len__(self) -> int:
-        return len(self._points)
+        return sum(map(len, self._groups))
 
-    def __contains__(self, key: str) -> bool:
-        return key in self._points
+    def __contains__(self, number: int) -> bool:
+        return number < len(self._home) and bool(self._home[number] >= 0)
 
     def put(
         self,
-        key: str,
-        group: Hashable,
+        number: int,
+        group: int,
         latitude: float,
         longitude: float,
         *,
@@ -100,177 +84,195 @@ class GeoIndex:
         idle_since_ms: int = 0,
     ) -> None:
         """Add a point, or move it to a place or a group. Degrees of WGS 84."""
-        point = self._points.get(key)
-        if point is None:
-            point = self._points[key] = _Point(key, group)
-        elif point.group != group:
-            self._take_out(point)
-            point.group = group
-        point.latitude = latitude
-        point.longitude = longitude
-        phi = math.radians(latitude)
-        lam = math.radians(longitude)
-        flat = math.cos(phi)
-        point.x = flat * math.cos(lam)
-        point.y = flat * math.sin(lam)
-        point.z = math.sin(phi)
-        point.seen_at_ms = seen_at_ms
-        point.idle_since_ms = idle_since_ms
-        row = min(_ROWS - 1, int((latitude + 90.0) / 180.0 * _ROWS))
-        column = int((longitude + 180.0) / 360.0 * _COLUMNS) % _COLUMNS
-        if row != point.row or column != point.column:
-            self._place(point, row, column)
+        self.put_many(
+            [number], [group], [latitude], [longitude], seen_at_ms=[seen_at_ms], idle_since_ms=[idle_since_ms]
+        )
 
-    def remove(self, key: str) -> bool:
+    def put_many(
+        self,
+        numbers: ArrayLike,
+        groups: ArrayLike,
+        latitudes: ArrayLike,
+        longitudes: ArrayLike,
+        *,
+        seen_at_ms: ArrayLike,
+        idle_since_ms: ArrayLike,
+    ) -> None:
+        """Add or move points, each number once; columns of equal length, as ``put`` takes them."""
+        homes = np.asarray(groups, np.int32)
+        order = np.argsort(homes, kind="stable")
+        homes = homes[order]
+        who = np.asarray(numbers, np.int32)[order]
+        points, keys = self._points(
+            who,
+            np.asarray(latitudes, np.float64)[order],
+            np.asarray(longitudes, np.float64)[order],
+            np.asarray(seen_at_ms, np.float64)[order],
+            np.asarray(idle_since_ms, np.float64)[order],
+        )
+        if len(who):
+            self._reach(int(who.max()) + 1, int(homes[-1]) + 1)
+        before = self._home[who]
+        self._take_out(who[(before >= 0) & (before != homes)])
+        stayed, rows = before == homes, self._row[who]  # taking out may have sorted the others anew
+        if not stayed.all():
+            self._home[who] = homes
+        for start, end in _stretches(homes):
+            self._put_into(
+                self._groups[homes[start]],
+                who[start:end],
+                np.where(stayed[start:end], rows[start:end], -1),
+                points[start:end],
+                keys[start:end],
+            )
+
+    def remove(self, number: int) -> bool:
         """Forget a point; False where it was not there."""
-        point = self._points.pop(key, None)
-        if point is None:
+        if number not in self:
             return False
-        self._take_out(point)
+        self._take_out(np.array([number], np.int32))
+        self._home[number] = -1
         return True
+
+    def regroup(self, numbers: ArrayLike, groups: ArrayLike, *, idle_since_ms: ArrayLike) -> None:
+        """Move points, each number once, to groups and leave them where they are; those that are nowhere stay so."""
+        who = np.asarray(numbers, np.int32)
+        placed = np.flatnonzero(who < len(self._home))
+        placed = placed[self._home[who[placed]] >= 0]
+        who = who[placed]
+        homes, rows = self._home[who], self._row[who]
+        points = np.empty((len(who), ROW_WIDTH))
+        for home in np.unique(homes):
+            points[homes == home] = self._groups[home].at(rows[homes == home])
+        self.put_many(
+            who,
+            np.asarray(groups, np.int32)[placed],
+            points[:, LATITUDE],
+            points[:, LONGITUDE],
+            seen_at_ms=points[:, SEEN],
+            idle_since_ms=np.asarray(idle_since_ms)[placed],
+        )
+
+    def place(self, number: int) -> Place | None:
+        """Where a point is, or None."""
+        if number not in self:
+            return None
+        point = self._groups[self._home[number]].at(self._row[number])
+        return Place(float(point[LATITUDE]), float(point[LONGITUDE]), int(point[SEEN]))
 
     def nearest(
         self,
-        group: Hashable,
+        group: int,
         latitude: float,
         longitude: float,
         *,
         k: int,
         radius_m: float,
         seen_after_ms: int | None = None,
+        accept: Callable[[int], bool] | None = None,
     ) -> Search:
-        """The k nearest points of a group within a radius, by whole metres, then longest idle, then key.
+        """The k nearest points of a group within a radius, by whole metres, then longest idle, then number.
 
-        Points not seen after ``seen_after_ms`` are passed over.
+        Points not seen after ``seen_after_ms``, and those that ``accept`` refuses, are passed over. ``accept`` is asked
+        in the order of distance, of little more than it takes to find k.
 
         Raises:
             ValueError: k is negative, or the radius is not 0 to ``MAX_RADIUS_M``.
         """
         if k < 0 or not 0 <= radius_m <= MAX_RADIUS_M:
             raise ValueError(f"k must be 0 or more and radius_m 0 to {MAX_RADIUS_M:.0f}")
-        levels = self._groups.get(group)
-        if levels is None or k == 0:
-            return Search((), 0, ())
-        for circle_m in _circles(radius_m):
-            level, keys = _cells_of_circle(levels, latitude, longitude, circle_m)
-            cells = levels[level]
-            buckets = [bucket for cell in keys if (bucket := cells.get(cell))]
-            last = circle_m == radius_m
-            if not last and sum(map(len, buckets)) < k:
-                continue
-            found = _ranked(buckets, latitude, longitude, circle_m, k, seen_after_ms)
-            # Beyond the circle there may be a point that is, in whole metres, as near as the k-th.
-            if last or (len(found) == k and found[-1].distance_m + 1 <= circle_m):
-                return Search(tuple(found), level, tuple(keys))
-        raise AssertionError("the last circle always answers")
-
-    def _place(self, point: _Point, row: int, column: int) -> None:
-        levels = self._groups.get(point.group)
-        if levels is None:
-            levels = self._groups[point.group] = tuple({} for _ in LEVELS)
-        for cells, up, left, width in zip(levels, _ROW_SHIFTS, _COLUMN_SHIFTS, _WIDTHS, strict=True):
-            new = (row >> up) * width + (column >> left)
-            if point.row >= 0:
-                old = (point.row >> up) * width + (point.column >> left)
-                if old == new:
-                    break  # a coarser cell holds the finer one, so none of the rest changes
-                _drop(cells, old, point.key)
-            bucket = cells.get(new)
-            if bucket is None:
-                cells[new] = {point.key: point}
-            else:
-                bucket[point.key] = point
-        point.row = row
-        point.column = column
-
-    def _take_out(self, point: _Point) -> None:
-        levels = self._groups[point.group]
-        for cells, up, left, width in zip(levels, _ROW_SHIFTS, _COLUMN_SHIFTS, _WIDTHS, strict=True):
-            _drop(cells, (point.row >> up) * width + (point.column >> left), point.key)
-        if not levels[-1]:
-            del self._groups[point.group]
-        point.row = point.column = -1
-
-
-def _drop(cells: _Cells, cell: int, key: str) -> None:
-    bucket = cells[cell]
-    del bucket[key]
-    if not bucket:
-        del cells[cell]
-
-
-def _circles(radius_m: float) -> Iterator[float]:
-    circle_m = FIRST_CIRCLE_M
-    while circle_m < radius_m:
-        yield circle_m
-        circle_m *= 2
-    yield radius_m
-
-
-def _cells_of_circle(
-    levels: tuple[_Cells, ...], latitude: float, longitude: float, circle_m: float
-) -> tuple[int, list[int]]:
-    """The level for a circle and its cells there: those of the bounding box, or all that hold points."""
-    angle = math.degrees(circle_m / EARTH_RADIUS_M) + 1e-9  # a hair wider than any rounding
-    south, north = latitude - angle, latitude + angle
-    if south <= -90 or north >= 90:
-        half_width = 180.0  # a pole is in the circle, and with it every longitude
-    else:
-        half_width = (
-            math.degrees(
-                math.asin(min(1.0, math.sin(math.radians(angle)) / math.cos(math.radians(latitude))))
+        if k == 0 or group >= len(self._groups) or not len(self._groups[group]):
+            return Search()
+        asked = k
+        while True:
+            search = self._searcher.nearest(
+                self._groups[group],
+                latitude,
+                longitude,
+                k=asked,
+                radius_m=radius_m,
+                seen_after_ms=seen_after_ms,
             )
-            + 1e-9
-        )
-    for level, (height, width) in enumerate(zip(_HEIGHTS, _WIDTHS, strict=True)):
-        first_row = max(0, int((south + 90.0) / 180.0 * height))
-        last_row = min(height - 1, int((north + 90.0) / 180.0 * height))
-        first_column = math.floor((longitude - half_width + 180.0) / 360.0 * width)
-        last_column = math.floor((longitude + half_width + 180.0) / 360.0 * width)
-        columns = min(width, last_column - first_column + 1)
-        count = (last_row - first_row + 1) * columns
-        if count <= FEW_CELLS or level == len(LEVELS) - 1:
+            if accept is None:
+                return search
+            taken, refused = _sifted(search.candidates, accept, k)
+            if len(taken) == k or len(search.candidates) < asked:
+                return search._replace(candidates=taken, refused=refused)
+            asked *= ASK_AGAIN_FOR
+
+    def _points(
+        self, who: Ints, latitudes: Floats, longitudes: Floats, seen_at_ms: Floats, idle_since_ms: Floats
+    ) -> tuple[Floats, Ints]:
+        """Rows, and the cells they are in."""
+        phi, lam = np.radians(latitudes), np.radians(longitudes)
+        flat = np.cos(phi)
+        points = np.empty((len(who), ROW_WIDTH))
+        points[:, X] = flat * np.cos(lam)
+        points[:, Y] = flat * np.sin(lam)
+        points[:, Z] = np.sin(phi)
+        points[:, SEEN] = seen_at_ms
+        points[:, NUMBER] = who
+        points[:, LATITUDE] = latitudes
+        points[:, LONGITUDE] = longitudes
+        points[:, IDLE] = idle_since_ms
+        return points, self._table.numbers(latitudes, longitudes, FINEST)
+
+    def _reach(self, numbers: int, groups: int) -> None:
+        """Make room for numbers and groups below these."""
+        if numbers > len(self._home):
+            more = np.full(numbers * 3 // 2 - len(self._home), -1, np.int32)
+            self._home = np.concatenate([self._home, more])
+            self._row = np.concatenate([self._row, more])
+        while groups > len(self._groups):
+            self._groups.append(GeoRows())
+
+    def _put_into(self, at: GeoRows, who: Ints, rows: Ints, points: Floats, keys: Ints) -> None:
+        """Put points into their group; ``rows``: where they are in it, or -1."""
+        stay = rows >= 0
+        here = np.flatnonzero(stay)
+        stay[here] = at.stays(rows[here], keys[here])
+        if stay.all():
+            at.write(rows, points, keys)
+            return
+        kept, moved = np.flatnonzero(stay), np.flatnonzero(~stay)
+        at.write(rows[kept], points[kept], keys[kept])
+        left = rows[moved]
+        at.kill(left[left >= 0])
+        first = at.append(points[moved], keys[moved])
+        self._row[who[moved]] = np.arange(first, at.used)
+        self._settle(at)
+
+    def _take_out(self, who: Ints) -> None:
+        """Take points out of their groups."""
+        homes, rows = self._home[who], self._row[who]
+        for home in np.unique(homes):
+            at = self._groups[home]
+            at.kill(rows[homes == home])
+            self._settle(at)
+
+    def _settle(self, at: GeoRows) -> None:
+        settled = at.settle()
+        if settled is not None:
+            first, numbers = settled
+            self._row[numbers] = np.arange(first, first + len(numbers))
+
+
+def _sifted(
+    candidates: tuple[Candidate, ...], accept: Callable[[int], bool], k: int
+) -> tuple[tuple[Candidate, ...], tuple[Candidate, ...]]:
+    """The first k that are accepted, and those refused before the last of them."""
+    taken: list[Candidate] = []
+    refused: list[Candidate] = []
+    for candidate in candidates:
+        if len(taken) == k:
             break
-    if count > len(levels[level]):
-        return level, list(levels[level])
-    wrapped = [column % width for column in range(first_column, first_column + columns)]
-    return level, [row * width + column for row in range(first_row, last_row + 1) for column in wrapped]
+        (taken if accept(candidate.number) else refused).append(candidate)
+    return tuple(taken), tuple(refused)
 
 
-def _ranked(
-    buckets: list[dict[str, _Point]],
-    latitude: float,
-    longitude: float,
-    circle_m: float,
-    k: int,
-    seen_after_ms: int | None,
-) -> list[Candidate]:
-    """The k best of the points in the buckets that lie within the circle."""
-    phi, lam = math.radians(latitude), math.radians(longitude)
-    x, y, z = math.cos(phi) * math.cos(lam), math.cos(phi) * math.sin(lam), math.sin(phi)
-    limit = _chord_squared(circle_m)
-    near: list[tuple[float, _Point]] = []
-    for bucket in buckets:
-        for point in bucket.values():
-            dx, dy, dz = point.x - x, point.y - y, point.z - z
-            chord = dx * dx + dy * dy + dz * dz
-            if chord <= limit and (seen_after_ms is None or point.seen_at_ms > seen_after_ms):
-                near.append((chord, point))
-    if len(near) > k:
-        kth = sorted(chord for chord, _ in near)[k - 1]
-        # Two metres more: whoever shares the k-th's whole metre may be longer idle.
-        enough = _chord_squared(2 * EARTH_RADIUS_M * math.asin(math.sqrt(kth) / 2) + 2)
-        near = [pair for pair in near if pair[0] <= enough]
-    ranked: list[tuple[int, int, str, int]] = []
-    for _, point in near:
-        distance_m = great_circle_m(latitude, longitude, point.latitude, point.longitude)
-        if distance_m <= circle_m:
-            ranked.append((int(distance_m), point.idle_since_ms, point.key, point.seen_at_ms))
-    ranked.sort()
-    return [Candidate(key, distance_m, seen, idle) for distance_m, idle, key, seen in ranked[:k]]
-
-
-def _chord_squared(distance_m: float) -> float:
-    """The square of the chord of a great-circle distance on the unit sphere, a hair too long."""
-    chord = 2 * math.sin(distance_m / (2 * EARTH_RADIUS_M))
-    return chord * chord * (1 + 1e-9) + 1e-18
+def _stretches(ordered: Ints) -> Iterator[tuple[int, int]]:
+    """Start and end of each stretch of equal numbers."""
+    if not len(ordered):
+        return
+    cuts = (np.flatnonzero(np.diff(ordered)) + 1).tolist()
+    yield from zip([0, *cuts], [*cuts, len(ordered)], strict=True)

@@ -1,20 +1,79 @@
 """All live captains in this replica's memory: states and positions merged into the geo index. Pure: no I/O.
 
+>>> from weelo_common.events import CaptainState
+>>> from weelo_common.events.positions import Position, captain_fingerprint
+>>> fleet = LiveFleet()
+>>> state = CaptainState(captain_id="k-1", version=1, transporter_id="t-1", vehicle_type="TRUCK",
+...     vehicle_subtype="TATA_ACE", available=True, eligible=True, busy=False)
+>>> fleet.apply_state(state, at_ms=0)
+True
+>>> fleet.apply_position(Position(captain_fingerprint("k-1"), 28.61, 77.21, 0), received_at_ms=0)
+True
+>>> fleet.propose("TRUCK", "TATA_ACE", 28.6, 77.2, k=20, not_free=0, radius_m=5_000, now_ms=0).near
+(Near(captain_id='k-1', distance_m=1479, fresh=True, free=True),)
+
 It only proposes candidates; PostgreSQL decides. It must never hold an older state over a newer one, and never
-raise on what a topic may hold: what it does not use it says, so that the reader can count it.
+raise on what a topic may hold: what it does not use it says, so that the reader can count it. Captains are numbers
+here, and what is known of them stands in columns: a million objects would cost memory and long pauses.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from dispatcher.geo_index import Candidate, GeoIndex
+import numpy as np
+from numpy.typing import NDArray
+
+from dispatcher.captain_numbers import UNKNOWN, CaptainNumbers, halves
+from dispatcher.geo_index import GeoIndex
+from dispatcher.geo_search import Candidate, Search
+from dispatcher.packed_positions import PositionColumns, single
 from weelo_common.events import CaptainState
 from weelo_common.events.positions import Position, captain_fingerprint
 
 FRESH_FOR_MS = 60_000  # a captain silent for longer is no candidate
 STRANGERS_KEPT = 10_000  # positions that came before their captain's state; two topics keep no common order
+NEVER = -(1 << 60)  # a time before every other, far from overflow
+
+VERSION, IDLE_SINCE, RECORDED_AT, RECEIVED_AT = range(
+    4
+)  # the columns of what is known of a captain; times in ms
+NOT_FREE = 1  # the bit of a group that holds those who are not free
+LEAST_CAPTAINS = 1024
+CELLS_TOLD = 16
+FINGERPRINT_BYTES = 16
+
+Ints = NDArray[np.int32]
+
+
+@dataclass(frozen=True, slots=True)
+class CaptainColumns:
+    """A page of captains, each list in the order of their ids.
+
+    ``free``: he wants offers, may get some, and has no truck request.
+    """
+
+    captain_ids: list[str]
+    versions: list[int]
+    vehicle_types: list[str]
+    vehicle_subtypes: list[str]
+    free: list[bool]
+    idle_since_ms: list[int]
+
+    def __len__(self) -> int:
+        return len(self.captain_ids)
+
+
+class Near(NamedTuple):
+    """A captain near a pickup, as the index knows him: maybe one who is not free, for the explanation."""
+
+    captain_id: str
+    distance_m: int
+    fresh: bool
+    free: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,43 +85,30 @@ class LastPosition:
     received_at_ms: int
 
 
-@dataclass(frozen=True, slots=True)
-class Near:
-    """A captain near a pickup, as the index knows him: maybe one who is not free, for the explanation."""
+class Proposal(NamedTuple):
+    """Captains near a pickup, nearest first. ``complete``: the radius holds no other free one.
 
-    captain_id: str
-    distance_m: int
-    fresh: bool
-    free: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Proposal:
-    """Captains near a pickup, nearest first. ``complete``: the radius holds no other free one."""
+    ``search`` is how the free ones were found.
+    """
 
     near: tuple[Near, ...]
     complete: bool
-    cells: tuple[str, ...]
-    cells_looked_at: int
-
-
-@dataclass(slots=True, eq=False)
-class _Captain:
-    captain_id: str
-    version: int
-    vehicle_type: str
-    vehicle_subtype: str
-    free: bool
-    idle_since_ms: int
-    latitude: float = 0.0
-    longitude: float = 0.0
-    recorded_at_ms: int = 0
-    received_at_ms: int | None = None
-    silent: bool = False  # moved out of the free ones because nothing was heard of him
+    search: Search
 
     @property
-    def group(self) -> tuple[str, str, bool]:
-        return self.vehicle_type, self.vehicle_subtype, self.free and not self.silent
+    def cells(self) -> tuple[str, ...]:
+        """The geohashes of the cells looked at, for people: a dozen or two."""
+        return tuple(self.search.cells(most=CELLS_TOLD))
+
+    @property
+    def cells_looked_at(self) -> int:
+        """How many cells were looked at."""
+        return len(self.search.cell_numbers)
+
+    @property
+    def looked_at(self) -> int:
+        """How many free captains were in these cells."""
+        return self.search.looked_at
 
 
 class LiveFleet:
@@ -71,13 +117,17 @@ class LiveFleet:
     def __init__(self, *, fresh_for_ms: int = FRESH_FOR_MS, strangers_kept: int = STRANGERS_KEPT) -> None:
         self._fresh_for_ms = fresh_for_ms
         self._strangers_kept = strangers_kept
-        self._captains: dict[bytes, _Captain] = {}
-        self._strangers: OrderedDict[bytes, tuple[Position, int]] = OrderedDict()
-        self._heard: OrderedDict[bytes, None] = OrderedDict()  # longest silent first, nearly
+        self._numbers = CaptainNumbers()
+        self._vehicles: dict[tuple[str, str], int] = {}
+        self._known = np.full((LEAST_CAPTAINS, 4), NEVER, np.int64)
+        self._group: Ints = np.zeros(LEAST_CAPTAINS, np.int32)  # of the index, by his state alone
+        self._silent: NDArray[np.bool_] = np.zeros(LEAST_CAPTAINS, np.bool_)
+        self._strangers: OrderedDict[bytes, tuple[float, float, int, int]] = OrderedDict()
         self._index = GeoIndex()
+        self._next_to_check = 0
 
     def __len__(self) -> int:
-        return len(self._captains)
+        return len(self._numbers)
 
     @property
     def placed(self) -> int:
@@ -86,7 +136,28 @@ class LiveFleet:
 
     def knows(self, captain_id: str) -> bool:
         """Whether a captain's state is known here."""
-        return captain_fingerprint(captain_id) in self._captains
+        return self._numbers.number(captain_id) != UNKNOWN
+
+    def load(self, page: CaptainColumns) -> None:
+        """Take captains from the database; of those whose state is known as new already nothing changes."""
+        fingerprints = halves(b"".join(map(captain_fingerprint, page.captain_ids)))
+        numbers = self._numbers.find(fingerprints)
+        unknown = np.flatnonzero(numbers == UNKNOWN)
+        numbers[unknown] = self._numbers.add(
+            [page.captain_ids[at] for at in unknown.tolist()], fingerprints[unknown]
+        )
+        self._make_room()
+        versions = np.array(page.versions, np.int64)
+        newer = versions > self._known[numbers, VERSION]
+        changed = numbers[newer]
+        self._known[changed, VERSION] = versions[newer]
+        self._known[changed, IDLE_SINCE] = np.array(page.idle_since_ms, np.int64)[newer]
+        vehicles = map(self._vehicle_number, page.vehicle_types, page.vehicle_subtypes)
+        groups = map(_group, vehicles, page.free)
+        self._group[changed] = np.fromiter(groups, np.int32, len(page))[newer]
+        self._regroup(changed)
+        for number in numbers[unknown].tolist() if self._strangers else ():
+            self._place_stranger(number)
 
     def apply_state(self, state: CaptainState, at_ms: int, *, idle_since_ms: int | None = None) -> bool:
         """Take a captain's state; False where one as new is known already.
@@ -94,78 +165,62 @@ class LiveFleet:
         ``at_ms`` is when the state came about: a captain who becomes free by it is idle since then, unless
         ``idle_since_ms`` says so exactly.
         """
-        fingerprint = captain_fingerprint(state.captain_id)
         free = state.available and state.eligible and not state.busy
-        captain = self._captains.get(fingerprint)
-        if captain is None:
-            captain = self._captains[fingerprint] = _Captain(
-                state.captain_id, state.version, state.vehicle_type, state.vehicle_subtype, free, at_ms
-            )
-        elif state.version <= captain.version:
+        number = self._numbers.number(state.captain_id)
+        new = number == UNKNOWN
+        if new:
+            number = self._numbers.add_one(state.captain_id)
+            self._make_room()
+        elif state.version <= self._known[number, VERSION]:
             return False
-        elif free and not captain.free:
-            captain.idle_since_ms = at_ms
         if idle_since_ms is not None:
-            captain.idle_since_ms = idle_since_ms
-        captain.version = state.version
-        captain.vehicle_type = state.vehicle_type
-        captain.vehicle_subtype = state.vehicle_subtype
-        captain.free = free
-        waiting = self._strangers.pop(fingerprint, None)
-        if waiting is not None:
-            self.apply_position(*waiting)
-        elif captain.received_at_ms is not None:
-            self._put(captain)
+            self._known[number, IDLE_SINCE] = idle_since_ms
+        elif new or (free and self._group[number] & NOT_FREE):
+            self._known[number, IDLE_SINCE] = at_ms
+        self._known[number, VERSION] = state.version
+        self._group[number] = _group(self._vehicle_number(state.vehicle_type, state.vehicle_subtype), free)
+        if new:
+            self._place_stranger(number)
+        else:
+            self._regroup(np.array([number]))
         return True
 
     def apply_position(self, position: Position, received_at_ms: int) -> bool:
-        """Take a position; False where it is older than the one known, or its captain is not known (yet).
+        """Take one position, as ``apply_positions`` does; whether it is now the captain's."""
+        return self.apply_positions(single(position, received_at_ms)) == 1
 
-        ``recordedAt`` is of the phone's clock and orders only what is fresh: a clock set back must not make a
-        captain invisible for good.
+    def apply_positions(self, positions: PositionColumns) -> int:
+        """Take positions; returns how many are newer than what was known, of captains who are known.
+
+        Of several of one captain in one record the newest counts. ``recordedAt`` is of the phone's clock and orders
+        only what is fresh: a clock set back must not make a captain invisible for good.
         """
-        fingerprint = position.captain
-        captain = self._captains.get(fingerprint)
-        if captain is None:
-            self._strangers[fingerprint] = (position, received_at_ms)
-            if len(self._strangers) > self._strangers_kept:
-                self._strangers.popitem(last=False)
-            return False
-        known = captain.received_at_ms
-        if known is not None:
-            if received_at_ms < known - self._fresh_for_ms:
-                return False
-            if (
-                position.recorded_at_ms <= captain.recorded_at_ms
-                and received_at_ms <= known + self._fresh_for_ms
-            ):
-                return False
-        captain.latitude = position.latitude
-        captain.longitude = position.longitude
-        captain.recorded_at_ms = position.recorded_at_ms
-        captain.received_at_ms = received_at_ms
-        captain.silent = False
-        self._heard[fingerprint] = None
-        self._heard.move_to_end(fingerprint)
-        self._put(captain)
-        return True
+        numbers = self._numbers.find(positions.fingerprints)
+        strange = numbers == UNKNOWN
+        if strange.any():
+            self._keep_strangers(positions.only(np.flatnonzero(strange)))
+            positions, numbers = positions.only(np.flatnonzero(~strange)), numbers[~strange]
+        return sum(
+            self._move(numbers[at], positions if len(at) == len(numbers) else positions.only(at))
+            for at in _each_captain_once(numbers, positions)
+        )
 
     def set_aside_silent(self, now_ms: int, *, most: int) -> int:
-        """Move up to ``most`` captains not heard of lately out of the free ones; returns how many.
+        """Move those not heard of lately out of the free ones, among the next ``most`` captains; returns how many.
 
         A search passes over them anyway; this keeps them from costing time.
         """
-        moved = 0
-        while self._heard and moved < most:
-            fingerprint = next(iter(self._heard))
-            captain = self._captains[fingerprint]
-            if self._is_fresh(captain.received_at_ms or 0, now_ms):
-                break
-            del self._heard[fingerprint]
-            captain.silent = True
-            self._put(captain)
-            moved += 1
-        return moved
+        if self._next_to_check >= len(self._numbers):
+            self._next_to_check = 0
+        start, end = self._next_to_check, min(self._next_to_check + most, len(self._numbers))
+        self._next_to_check = end
+        received = self._known[start:end, RECEIVED_AT]
+        heard_once = received != NEVER
+        silent = heard_once & (received < now_ms - self._fresh_for_ms) & ~self._silent[start:end]
+        numbers = np.flatnonzero(silent) + start
+        self._silent[numbers] = True
+        self._regroup(numbers)
+        return len(numbers)
 
     def propose(
         self,
@@ -178,58 +233,149 @@ class LiveFleet:
         not_free: int,
         radius_m: float,
         now_ms: int,
+        accept: Callable[[str], bool] | None = None,
     ) -> Proposal:
-        """The k nearest free captains of a vehicle, and up to ``not_free`` others near, all by distance.
+        """The k nearest free captains of a vehicle, and up to ``not_free`` others not farther, all by distance.
 
         The others (busy, not available, silent …) are there to be explained, and because PostgreSQL may know
-        better than this memory.
+        better than this memory. ``accept`` is asked, by id, who of the free counts; those it refuses are left out.
         """
+        vehicle = self._vehicles.get((vehicle_type, vehicle_subtype))
+        if vehicle is None:
+            return Proposal((), complete=True, search=Search())
         oldest = now_ms - self._fresh_for_ms
         free = self._index.nearest(
-            (vehicle_type, vehicle_subtype, True),
+            _group(vehicle, True),
             latitude,
             longitude,
             k=k,
             radius_m=radius_m,
             seen_after_ms=oldest - 1,
+            accept=None if accept is None else lambda number: accept(*self._numbers.captain_ids([number])),
         )
-        others = self._index.nearest(
-            (vehicle_type, vehicle_subtype, False), latitude, longitude, k=not_free, radius_m=radius_m
-        )
-        ranked: list[tuple[Candidate, bool]] = [(candidate, True) for candidate in free.candidates]
-        ranked += [(candidate, False) for candidate in others.candidates]
-        ranked.sort(key=lambda pair: (pair[0].distance_m, pair[0].idle_since_ms, pair[0].key))
-        return Proposal(
-            near=tuple(
-                Near(candidate.key, candidate.distance_m, candidate.seen_at_ms >= oldest, is_free)
-                for candidate, is_free in ranked
-            ),
-            complete=len(free.candidates) < k,
-            cells=tuple(free.cells(most=32)),
-            cells_looked_at=len(free.cell_numbers),
-        )
+        enough = 0 < k == len(free.candidates)
+        near = self._near(free.candidates, oldest, free=True)
+        if not_free:
+            # Whoever is not free and farther than the last free one matters to nobody.
+            others = self._index.nearest(
+                _group(vehicle, False),
+                latitude,
+                longitude,
+                k=not_free,
+                radius_m=min(radius_m, free.candidates[-1].distance_m + 1.0) if enough else radius_m,
+            ).candidates
+            ranks = map(_rank, free.candidates + others)
+            near = [
+                one
+                for _, one in sorted(zip(ranks, near + self._near(others, oldest, free=False), strict=True))
+            ]
+        return Proposal(tuple(near), len(free.candidates) < k, free)
 
     def last_position(self, captain_id: str) -> LastPosition | None:
         """Where a captain was last heard of, or None."""
-        captain = self._captains.get(captain_fingerprint(captain_id))
-        if captain is None or captain.received_at_ms is None:
-            return None
-        return LastPosition(captain.latitude, captain.longitude, captain.received_at_ms)
+        number = self._numbers.number(captain_id)
+        place = None if number == UNKNOWN else self._index.place(number)
+        return None if place is None else LastPosition(*place)
 
     def is_fresh(self, captain_id: str, now_ms: int) -> bool:
         """Whether a position of his was received lately enough."""
-        last = self.last_position(captain_id)
-        return last is not None and self._is_fresh(last.received_at_ms, now_ms)
+        number = self._numbers.number(captain_id)
+        return number != UNKNOWN and bool(self._known[number, RECEIVED_AT] >= now_ms - self._fresh_for_ms)
 
-    def _is_fresh(self, received_at_ms: int, now_ms: int) -> bool:
-        return received_at_ms >= now_ms - self._fresh_for_ms
+    def _near(self, candidates: Sequence[Candidate], oldest_ms: int, *, free: bool) -> list[Near]:
+        captain_ids = self._numbers.captain_ids([one.number for one in candidates])
+        return [
+            Near(captain_id, distance_m, seen_at_ms >= oldest_ms, free)
+            for captain_id, (_, distance_m, seen_at_ms, _) in zip(captain_ids, candidates, strict=True)
+        ]
 
-    def _put(self, captain: _Captain) -> None:
-        self._index.put(
-            captain.captain_id,
-            captain.group,
-            captain.latitude,
-            captain.longitude,
-            seen_at_ms=captain.received_at_ms or 0,
-            idle_since_ms=captain.idle_since_ms,
+    def _move(self, numbers: Ints, positions: PositionColumns) -> int:
+        """Take positions of captains named once each."""
+        known = self._known[numbers]
+        silence = positions.received_at_ms - known[:, RECEIVED_AT]
+        newer = positions.recorded_at_ms > known[:, RECORDED_AT]
+        taken = np.flatnonzero((silence > self._fresh_for_ms) | (newer & (silence >= -self._fresh_for_ms)))
+        if len(taken) < len(numbers):
+            numbers, positions, known = numbers[taken], positions.only(taken), known[taken]
+        self._known[numbers, RECORDED_AT] = positions.recorded_at_ms
+        self._known[numbers, RECEIVED_AT] = positions.received_at_ms
+        self._silent[numbers] = False
+        self._index.put_many(
+            numbers,
+            self._group[numbers],
+            positions.latitudes,
+            positions.longitudes,
+            seen_at_ms=positions.received_at_ms,
+            idle_since_ms=known[:, IDLE_SINCE],
         )
+        return len(numbers)
+
+    def _regroup(self, numbers: NDArray[np.integer]) -> None:
+        self._index.regroup(
+            numbers,
+            self._group[numbers] | self._silent[numbers] * NOT_FREE,
+            idle_since_ms=self._known[numbers, IDLE_SINCE],
+        )
+
+    def _vehicle_number(self, vehicle_type: str, vehicle_subtype: str) -> int:
+        return self._vehicles.setdefault((vehicle_type, vehicle_subtype), len(self._vehicles))
+
+    def _make_room(self) -> None:
+        captains = len(self._numbers)
+        if captains > len(self._known):
+            more = captains * 3 // 2 - len(self._known)
+            self._known = np.concatenate([self._known, np.full((more, 4), NEVER, np.int64)])
+            self._group = np.concatenate([self._group, np.zeros(more, np.int32)])
+            self._silent = np.concatenate([self._silent, np.zeros(more, np.bool_)])
+
+    def _keep_strangers(self, positions: PositionColumns) -> None:
+        packed = positions.fingerprints.tobytes()
+        for start, *position in zip(
+            range(0, len(packed), FINGERPRINT_BYTES),
+            positions.latitudes.tolist(),
+            positions.longitudes.tolist(),
+            positions.recorded_at_ms.tolist(),
+            positions.received_at_ms.tolist(),
+            strict=True,
+        ):
+            self._strangers[packed[start : start + FINGERPRINT_BYTES]] = tuple(position)
+            if len(self._strangers) > self._strangers_kept:
+                self._strangers.popitem(last=False)
+
+    def _place_stranger(self, number: int) -> None:
+        """Take the position that came before its captain, if one did."""
+        fingerprint = captain_fingerprint(*self._numbers.captain_ids([number]))
+        position = self._strangers.pop(fingerprint, None)
+        if position is not None:
+            latitude, longitude, recorded_at_ms, received_at_ms = position
+            self.apply_position(Position(fingerprint, latitude, longitude, recorded_at_ms), received_at_ms)
+
+
+def _group(vehicle: int, free: bool) -> int:
+    """The index's group of those with a vehicle who are free, or are not."""
+    return 2 * vehicle + (0 if free else NOT_FREE)
+
+
+def _rank(one: Candidate) -> tuple[int, int, int]:
+    return one.distance_m, one.idle_since_ms, one.number
+
+
+def _each_captain_once(numbers: Ints, positions: PositionColumns) -> Iterator[NDArray[np.intp]]:
+    """Where positions stand, in as many turns as a captain has records, so that each turn has him once.
+
+    Of those of one captain in one record, which were received together, only the newest is told.
+    """
+    ordered = np.sort(numbers)
+    count = np.arange(len(numbers))
+    if not (ordered[1:] == ordered[:-1]).any():
+        yield count
+        return
+    order = np.lexsort((-count, positions.recorded_at_ms, positions.records, numbers))
+    who, record = numbers[order], positions.records[order]
+    newest = np.append((who[1:] != who[:-1]) | (record[1:] != record[:-1]), True)
+    order, who = order[newest], who[newest]
+    count = np.arange(len(who))
+    first = np.append(True, who[1:] != who[:-1])
+    turns = count - np.maximum.accumulate(np.where(first, count, 0))
+    for turn in range(int(turns.max()) + 1):
+        yield order[turns == turn]

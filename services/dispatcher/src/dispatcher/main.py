@@ -20,6 +20,7 @@ from dispatcher.metrics import DispatcherMetrics
 from dispatcher.position_sender import PositionSender
 from dispatcher.settings import Settings
 from dispatcher.store import orders as order_store
+from dispatcher.store import rounds as round_store
 from dispatcher.transporter_cache import TransporterCache
 from weelo_common.auth import TokenVerifier
 from weelo_common.clock import SystemClock
@@ -29,9 +30,11 @@ from weelo_common.http import create_app
 from weelo_common.kafka import KafkaClients
 from weelo_common.lifecycle import Lifecycle, run
 from weelo_common.offer_tokens import OfferTokenSigner
-from weelo_common.outbox import Outbox, Relay, RelayMetrics
+from weelo_common.outbox import Outbox
 from weelo_common.postgres import Database
 from weelo_common.redis_client import RedisClient
+from weelo_common.relay import Relay
+from weelo_common.relay_metrics import RelayMetrics
 from weelo_common.settings import secret_text
 from weelo_common.sweep import Sweep, SweepJob
 
@@ -63,7 +66,7 @@ async def build(settings: Settings, life: Lifecycle) -> None:
     outbox = Outbox(DISPATCHER)
     live_fleet = LiveFleet()
     transporters = TransporterCache(redis, keep_s=settings.transporter_cache_s)
-    dispatch = Dispatch(Matcher(live_fleet, metrics), signer, metrics)
+    dispatch = Dispatch(Matcher(live_fleet, metrics), signer)
     fleet = Fleet(database, outbox, live_fleet, transporters)
     offers = Offers(database, dispatch, outbox, metrics)
     positions = PositionSender(
@@ -76,14 +79,16 @@ async def build(settings: Settings, life: Lifecycle) -> None:
     follower = Follower(live_fleet, database, kafka, settings, clock, consumer_metrics, metrics)
     consumer = Consumer(
         group=DISPATCHER,
-        handlers=handlers(OrderEvents(dispatch, outbox, live_fleet)),
+        handlers=handlers(OrderEvents(dispatch, outbox, live_fleet, metrics)),
         database=database,
         kafka=kafka,
         settings=settings,
         metrics=consumer_metrics,
         relevant=is_relevant,
     )
-    relay = Relay(database, kafka, settings, RelayMetrics(life.registry))
+    relay_database = await life.enter(Relay.database(settings, DISPATCHER))
+    relay = Relay(relay_database, kafka, settings, RelayMetrics(life.registry))
+    database.on_commit(relay.wake)
     sweep = Sweep(
         DISPATCHER,
         database,
@@ -94,7 +99,7 @@ async def build(settings: Settings, life: Lifecycle) -> None:
             ),
             SweepJob(
                 "oldExplanations",
-                partial(order_store.delete_old_rounds, hours=settings.explain_keep_hours, most=SWEEP_ROWS),
+                partial(round_store.delete_old_rounds, hours=settings.explain_keep_hours, most=SWEEP_ROWS),
             ),
         ],
         period_s=settings.sweep_period_s,

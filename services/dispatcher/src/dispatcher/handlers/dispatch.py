@@ -6,17 +6,20 @@ transaction.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
+from typing import Any
 
 from dispatcher import domain
-from dispatcher.domain import DISPATCH_WAVE, EndReason, Line, Offer, OrderView, SearchPlan
+from dispatcher.domain import DISPATCH_WAVE, Cause, EndReason, Line, Offer, OrderView, SearchPlan
+from dispatcher.handlers.explanation import ROUNDS_TOLD, at_target
 from dispatcher.handlers.matching import Match, Matcher, Need
-from dispatcher.metrics import DispatcherMetrics
 from dispatcher.store import offers as offer_store
 from dispatcher.store import orders as order_store
+from dispatcher.store import rounds as round_store
 from weelo_common import events
+from weelo_common.delivery import RetryLater
 from weelo_common.events import (
     DispatchExhausted,
     Event,
@@ -28,16 +31,15 @@ from weelo_common.events import (
 from weelo_common.offer_tokens import OfferClaims, OfferTokenSigner
 from weelo_common.postgres import Connection
 
-ROUNDS_KEPT = 60  # explanations of one order: six waves and the replacements of a busy evening
+AGAIN_S = 0.02  # captains whom another order's transaction holds are free again in a moment
 
 
 class Dispatch:
     """Makes and ends offers."""
 
-    def __init__(self, matcher: Matcher, signer: OfferTokenSigner, metrics: DispatcherMetrics) -> None:
+    def __init__(self, matcher: Matcher, signer: OfferTokenSigner) -> None:
         self._matcher = matcher
         self._signer = signer
-        self._metrics = metrics
 
     async def wave(
         self,
@@ -49,7 +51,11 @@ class Dispatch:
         *,
         now: datetime,
     ) -> list[Event]:
-        """The next wave: offers, ``OffersMade`` even where there are none, and the timer of the wave after."""
+        """The next wave: offers, ``OffersMade`` even where there are none, and the timer of the wave after.
+
+        Raises:
+            RetryLater: other orders are being offered to captains who are wanted here; undo this transaction.
+        """
         order = replace(order, wave=order.wave + 1)
         needs = [
             Need(order, plan, line, wanted, offered_before)
@@ -57,14 +63,17 @@ class Dispatch:
             if (wanted := domain.wanted_offers(line)) > 0
         ]
         matches = await self._matcher.match(connection, needs, now=now)
-        told: list[Event] = [await self._make(connection, order, plan, matches, cause="wave", now=now)]
+        _unless_contended(matches)
+        looked_for = [match.need.line for match in matches]
+        idle = [at_target(line) for line in lines if line.open_trucks and line not in looked_for]
+        made = await self._make(connection, order, plan, matches, cause=Cause.WAVE, now=now, also_told=idle)
+        told: list[Event] = [made]
         if order.wave < domain.OFFER_WAVES:
             order, timer = schedule_wave(order, plan)
             told.append(timer)
-        order, exhausted = self._tell_exhausted(order, _with_offers(lines, matches))
+        order, exhausted = _tell_exhausted(order, _with_offers(lines, matches))
         told += exhausted
         await order_store.save_order(connection, order)
-        self._metrics.waves.labels(str(order.wave)).inc()
         return told
 
     async def needs_of(
@@ -91,13 +100,18 @@ class Dispatch:
         connection: Connection,
         orders: Collection[OrderView],
         *,
-        cause: str,
+        cause: Cause,
         now: datetime,
         also_lock: Collection[str] = (),
     ) -> list[Event]:
-        """Replacements at once, in the current wave and radius; locks the captains of ``also_lock`` as well."""
+        """Replacements at once, in the current wave and radius; locks the captains of ``also_lock`` as well.
+
+        Raises:
+            RetryLater: as ``wave``.
+        """
         needs, lines = await self.needs_of(connection, orders, now=now)
         matches = await self._matcher.match(connection, needs, now=now, also_lock=also_lock)
+        _unless_contended(matches)
         told: list[Event] = []
         for order in sorted(orders, key=lambda order: order.order_id):
             if order.order_id not in lines or order.plan is None:
@@ -106,7 +120,7 @@ class Dispatch:
             if mine:
                 made = await self._make(connection, order, order.plan, mine, cause=cause, now=now)
                 told += [made] if made.offers else []
-            after, exhausted = self._tell_exhausted(order, _with_offers(lines[order.order_id], mine))
+            after, exhausted = _tell_exhausted(order, _with_offers(lines[order.order_id], mine))
             told += exhausted
             if after != order:
                 await order_store.save_order(connection, after)
@@ -117,7 +131,7 @@ class Dispatch:
         told: list[Event] = []
         ended = await offer_store.end_offers(connection, order.order_id, reason)
         if ended:
-            told.append(self._withdrawn(order.order_id, reason, ended))
+            told.append(_withdrawn(order.order_id, reason, ended))
         if 0 < order.wave < domain.OFFER_WAVES:  # the timer of the next wave is set
             told.append(
                 TimerCancelled(
@@ -137,14 +151,14 @@ class Dispatch:
                 gone += await offer_store.end_line_offers(
                     connection, order.order_id, vehicle, EndReason.FILLED
                 )
-        return [self._withdrawn(order.order_id, EndReason.FILLED, gone)] if gone else []
+        return [_withdrawn(order.order_id, EndReason.FILLED, gone)] if gone else []
 
     async def check_exhausted(self, connection: Connection, order: OrderView) -> list[Event]:
         """Say so where the winner's offer was the last one and no wave is to come."""
         if not order.searching or order.wave < domain.OFFER_WAVES:
             return []
         lines = (await order_store.lines_of(connection, [order.order_id]))[order.order_id]
-        after, told = self._tell_exhausted(order, lines)
+        after, told = _tell_exhausted(order, lines)
         if after != order:
             await order_store.save_order(connection, after)
         return told
@@ -154,7 +168,7 @@ class Dispatch:
     ) -> list[Event]:
         """End a captain's live offers of these orders, because he won another."""
         ended = await offer_store.end_captains_offers(connection, captain_id, order_ids, EndReason.BUSY)
-        return [self._withdrawn(order_id, EndReason.BUSY, gone) for order_id, gone in sorted(ended.items())]
+        return [_withdrawn(order_id, EndReason.BUSY, gone) for order_id, gone in sorted(ended.items())]
 
     async def _make(
         self,
@@ -163,22 +177,23 @@ class Dispatch:
         plan: SearchPlan,
         matches: Sequence[Match],
         *,
-        cause: str,
+        cause: Cause,
         now: datetime,
+        also_told: Sequence[Mapping[str, Any]] = (),
     ) -> OffersMade:
         offers = [offer for match in matches for offer in match.offers]
         radius_m = domain.wave_radius_m(order.wave)
-        await offer_store.insert_offers(connection, offers, at=now)
-        await order_store.add_round(
+        await round_store.add_round(
             connection,
             order,
-            cause=cause,
+            offers,
+            cause=cause.value,
             radius_m=radius_m,
             at=now,
-            report=[match.report() for match in matches],
-            most=ROUNDS_KEPT,
+            expires_at=plan.expires_at,
+            report=[*(match.report() for match in matches), *also_told],
+            most=ROUNDS_TOLD,
         )
-        self._metrics.offers_made.labels(cause).inc(len(offers))
         return OffersMade(
             order_id=order.order_id,
             wave=order.wave,
@@ -218,24 +233,6 @@ class Dispatch:
             expires_at=offer.expires_at,
         )
 
-    def _withdrawn(
-        self, order_id: str, reason: EndReason, gone: tuple[events.WithdrawnOffer, ...]
-    ) -> OffersWithdrawn:
-        self._metrics.offers_ended.labels(reason.value).inc(len(gone))
-        return OffersWithdrawn(order_id=order_id, reason=reason.value, offers=gone)
-
-    def _tell_exhausted(self, order: OrderView, lines: Sequence[Line]) -> tuple[OrderView, list[Event]]:
-        """Say once that nobody is left to ask; an offer made later (after a release) takes it back."""
-        exhausted = domain.is_exhausted(order, lines)
-        if exhausted == order.exhausted:
-            return order, []
-        if exhausted:
-            self._metrics.exhausted.inc()
-        told: list[Event] = (
-            [DispatchExhausted(order_id=order.order_id, waves=order.wave)] if exhausted else []
-        )
-        return replace(order, exhausted=exhausted), told
-
 
 def schedule_wave(order: OrderView, plan: SearchPlan) -> tuple[OrderView, TimerScheduled]:
     """Schedule the wave after the last one made: each scheduling has a higher version."""
@@ -252,9 +249,31 @@ def schedule_wave(order: OrderView, plan: SearchPlan) -> tuple[OrderView, TimerS
     return order, timer
 
 
+def _unless_contended(matches: Sequence[Match]) -> None:
+    """Rather a moment later than with too few: the next wave is seconds away.
+
+    Waiting for their rows here could end in a circle, for this transaction holds other captains' rows already.
+    """
+    if any(match.contended for match in matches):
+        raise RetryLater(AGAIN_S, "captains near are being offered other orders")
+
+
 def _with_offers(lines: Sequence[Line], matches: Sequence[Match]) -> list[Line]:
     made = {(m.need.line.vehicle_type, m.need.line.vehicle_subtype): len(m.offers) for m in matches}
     return [
         replace(line, live_offers=line.live_offers + made.get((line.vehicle_type, line.vehicle_subtype), 0))
         for line in lines
     ]
+
+
+def _withdrawn(order_id: str, reason: EndReason, gone: tuple[events.WithdrawnOffer, ...]) -> OffersWithdrawn:
+    return OffersWithdrawn(order_id=order_id, reason=reason.value, offers=gone)
+
+
+def _tell_exhausted(order: OrderView, lines: Sequence[Line]) -> tuple[OrderView, list[Event]]:
+    """Say once that nobody is left to ask; an offer made later (after a release) takes it back."""
+    exhausted = domain.is_exhausted(order, lines)
+    if exhausted == order.exhausted:
+        return order, []
+    told: list[Event] = [DispatchExhausted(order_id=order.order_id, waves=order.wave)] if exhausted else []
+    return replace(order, exhausted=exhausted), told

@@ -2,7 +2,7 @@
 
 For each need the nearest captains are taken from memory, judged by what PostgreSQL says of them, the best are locked
 in sorted order, and judged again by a statement of its own. So no captain gets more than his open offers, and none who
-has just become busy is asked. What was considered is kept, for people to read.
+has just become busy is asked. Every verdict is kept, for people to read.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -26,6 +26,7 @@ from dispatcher.domain import (
     Standing,
     Verdict,
 )
+from dispatcher.handlers.explanation import explained
 from dispatcher.live_fleet import LiveFleet, Proposal
 from dispatcher.metrics import DispatcherMetrics
 from dispatcher.store import fleet as fleet_store
@@ -34,14 +35,10 @@ from weelo_common.ids import new_id
 from weelo_common.postgres import Connection
 from weelo_common.telemetry import span
 
-ROUNDS = (
-    4  # each asks the index for four times as many; enough to pass over hundreds who hold their cap of offers
-)
+ROUNDS = 4  # of looking, each time for four times as many: past hundreds who hold their cap of offers
 WIDENING = 4
 SPARE = 4  # locked beyond those wanted, for whoever falls out between the two judgements
 NOT_FREE_TOLD = 20  # captains near but not free, per line: for the explanation, and where the index lags
-CONSIDERED_TOLD = 60  # verdicts kept per line and round
-CELLS_TOLD = 16
 
 
 @dataclass(slots=True)
@@ -62,38 +59,35 @@ class Match:
     need: Need
     offers: list[Offer] = field(default_factory=list)
     verdicts: dict[str, Verdict] = field(default_factory=dict)
-    cells: tuple[str, ...] = ()
-    cells_looked_at: int = 0
-    complete: bool = False
+    looked: Proposal | None = None  # the last look into the index; it is the widest
+
+    @property
+    def is_short(self) -> bool:
+        """Whether it got fewer than it wanted."""
+        return len(self.offers) < self.need.wanted
+
+    @property
+    def contended(self) -> bool:
+        """Whether it is short while others held captains that it might have had."""
+        return self.is_short and any(
+            verdict.refusal is Refusal.CONTENDED for verdict in self.verdicts.values()
+        )
+
+    def refuse_chosen(self, captain_id: str, refusal: Refusal) -> None:
+        """Note that one who was chosen could not be had after all; who was refused before stays so."""
+        verdict = self.verdicts.get(captain_id)
+        if verdict is not None and verdict.refusal is None:
+            self.verdicts[captain_id] = replace(verdict, refusal=refusal)
 
     def report(self) -> dict[str, Any]:
         """What was considered, for people; bounded."""
-        told = sorted(
-            self.verdicts.values(),
-            key=lambda verdict: (verdict.distance_m, verdict.refusal or "", verdict.captain_id),
+        return explained(
+            self.need.line,
+            wanted=self.need.wanted,
+            verdicts=self.verdicts.values(),
+            cells=self.looked.cells if self.looked else (),
+            cells_looked_at=self.looked.cells_looked_at if self.looked else 0,
         )
-        line = self.need.line
-        return {
-            "vehicleType": line.vehicle_type,
-            "vehicleSubtype": line.vehicle_subtype,
-            "openTrucks": line.open_trucks,
-            "target": domain.target_offers(line.open_trucks),
-            "liveBefore": line.live_offers,
-            "wanted": self.need.wanted,
-            "offered": len(self.offers),
-            "candidates": len(told),
-            "cellsLookedAt": self.cells_looked_at,
-            "cells": list(self.cells[:CELLS_TOLD]),
-            "captains": [
-                {
-                    "captainId": verdict.captain_id,
-                    "distanceM": verdict.distance_m,
-                    "offered": verdict.refusal is None,
-                    **({} if verdict.refusal is None else {"reason": verdict.refusal.value}),
-                }
-                for verdict in told[:CONSIDERED_TOLD]
-            ],
-        }
 
 
 class Matcher:
@@ -121,7 +115,7 @@ class Matcher:
             matches = [Match(need) for need in needs]
             given: Counter[str] = Counter()
             for round_number in range(ROUNDS):
-                open_matches = [match for match in matches if _is_short(match) and not match.complete]
+                open_matches = [match for match in matches if _may_find_more(match)]
                 if not open_matches and round_number:
                     break
                 await self._round(
@@ -134,6 +128,8 @@ class Matcher:
                 )
             current.set_attribute("weelo.offers", sum(len(match.offers) for match in matches))
         self._metrics.match_seconds.observe(time.perf_counter() - started)
+        for match in matches:
+            self._metrics.considered(match.verdicts.values())
         return matches
 
     async def _round(
@@ -153,16 +149,13 @@ class Matcher:
         for match, near in prospects:
             first = self._judge(match, near, before, given, spare=SPARE)
             to_lock |= {verdict.captain_id for verdict in first if verdict.refusal is None}
-            for verdict in first:
-                match.verdicts[verdict.captain_id] = (
-                    Verdict(verdict.captain_id, verdict.distance_m, Refusal.FARTHER)
-                    if verdict.refusal is None
-                    else verdict
-                )
+            match.verdicts |= {verdict.captain_id: verdict for verdict in first}
         # Only the first round may wait for locks: this transaction holds none of captains before it.
         locked = await fleet_store.lock_captains(connection, to_lock | set(also_lock), wait=round_number == 0)
         truth = await fleet_store.standings(connection, locked & to_lock)
         for match, near in prospects:
+            for captain_id in to_lock - locked:
+                match.refuse_chosen(captain_id, Refusal.CONTENDED)
             held = [prospect for prospect in near if prospect.captain_id in truth]
             for verdict in self._judge(match, held, truth, given, spare=0):
                 match.verdicts[verdict.captain_id] = verdict
@@ -183,8 +176,7 @@ class Matcher:
             radius_m=domain.wave_radius_m(need.order.wave),
             now_ms=epoch_ms(now),
         )
-        match.cells, match.cells_looked_at = proposal.cells, proposal.cells_looked_at
-        match.complete = proposal.complete
+        match.looked = proposal
         offered_now = {offer.captain_id for offer in match.offers}
         return [
             Prospect(near.captain_id, near.distance_m, near.fresh)
@@ -212,8 +204,9 @@ class Matcher:
         )
 
 
-def _is_short(match: Match) -> bool:
-    return len(match.offers) < match.need.wanted
+def _may_find_more(match: Match) -> bool:
+    """Whether offers are missing, and the index may know of more captains than it has named."""
+    return match.is_short and not (match.looked and match.looked.complete)
 
 
 def _offer(need: Need, standing: Standing, distance_m: int) -> Offer:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 
 import asyncpg
 
 from dispatcher import domain
-from dispatcher.domain import Offer, OfferStatus
+from dispatcher.domain import Cause, Offer, OfferStatus
 from dispatcher.handlers.dispatch import Dispatch
 from dispatcher.metrics import DispatcherMetrics
 from dispatcher.store import offers as offer_store
 from dispatcher.store import orders as order_store
+from weelo_common.delivery import RetryLater
 from weelo_common.events import Event, OfferDeclined, Place
 from weelo_common.outbox import Outbox
-from weelo_common.postgres import Database, database_now
+from weelo_common.postgres import Database, DatabaseUnavailable, database_now
+
+DECLINE_TRIES = 50  # a second in all; a captain who pressed "no" waits no longer
 
 
 class OfferNotFound(Exception):
@@ -69,6 +73,14 @@ class Offers:
             OfferNotFound, OfferEnded: nothing changed.
             DatabaseUnavailable: try again.
         """
+        for _ in range(DECLINE_TRIES):
+            try:
+                return await self._decline(captain_id, offer_id, reason)
+            except RetryLater as later:
+                await asyncio.sleep(later.delay_s)
+        raise DatabaseUnavailable("the captains near were being offered other orders all the time")
+
+    async def _decline(self, captain_id: str, offer_id: str, reason: str) -> OfferStatus:
         async with self._database.transaction() as connection:
             order_id = await offer_store.order_of_offer(connection, offer_id, captain_id)
             if order_id is None:
@@ -88,9 +100,9 @@ class Offers:
             told: list[Event] = [
                 OfferDeclined(order_id=order_id, offer_id=offer_id, captain_id=captain_id, reason=reason)
             ]
-            told += await self._dispatch.refill(connection, [order], cause="declined", now=now)
+            told += await self._dispatch.refill(connection, [order], cause=Cause.DECLINED, now=now)
             await self._outbox.append(connection, told, at=now)
-        self._metrics.offers_ended.labels("declined").inc()
+        self._metrics.told(told, Cause.DECLINED)
         return OfferStatus.DECLINED
 
     def _live_offer(self, offer: Offer, row: asyncpg.Record) -> LiveOffer:

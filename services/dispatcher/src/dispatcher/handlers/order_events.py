@@ -6,15 +6,17 @@ the order's version guards its status, a truck request's version its holder (rul
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 from dispatcher import domain
-from dispatcher.domain import OrderView, TruckRequest, TruckState
-from dispatcher.handlers.dispatch import Dispatch, schedule_wave
+from dispatcher.domain import Cause, OfferStatus, OrderView, TruckRequest, TruckState
+from dispatcher.handlers.dispatch import AGAIN_S, Dispatch, schedule_wave
 from dispatcher.live_fleet import LiveFleet
+from dispatcher.metrics import DispatcherMetrics
 from dispatcher.store import fleet as fleet_store
 from dispatcher.store import offers as offer_store
 from dispatcher.store import orders as order_store
@@ -24,16 +26,17 @@ from weelo_common.events import Event, OrderCreated, OrderEvent, TimerFired, Tru
 from weelo_common.outbox import Outbox
 from weelo_common.postgres import Connection, database_now
 
-AGAIN_S = 0.02  # another order offered the captain between our two looks: its row is free in a moment
-
 
 class OrderEvents:
     """Follows orders and searches captains for them."""
 
-    def __init__(self, dispatch: Dispatch, outbox: Outbox, fleet: LiveFleet) -> None:
+    def __init__(
+        self, dispatch: Dispatch, outbox: Outbox, fleet: LiveFleet, metrics: DispatcherMetrics
+    ) -> None:
         self._dispatch = dispatch
         self._outbox = outbox
         self._fleet = fleet
+        self._metrics = metrics
 
     async def created(self, connection: Connection, delivery: Delivery[OrderCreated]) -> Outcome:
         """The search begins with its first wave, unless the order's time is over already."""
@@ -55,19 +58,25 @@ class OrderEvents:
         if not domain.may_search(order, now):
             return Outcome.APPLIED
         told = await self._dispatch.wave(connection, order, plan, lines, offered, now=now)
-        await self._outbox.append(connection, told, at=now)
+        await self._tell(connection, delivery, told, Cause.WAVE, now)
         return Outcome.APPLIED
 
     async def truck_assigned(self, connection: Connection, delivery: Delivery[TruckAssigned]) -> Outcome:
-        """A captain won: his offer is accepted, his other offers go, and their orders get replacements."""
+        """A captain won: his offer is accepted, his other offers go, and their orders get replacements.
+
+        Raises:
+            RetryLater: he was offered another order between our two looks.
+            PoisonMessage: the truck request is another order's.
+        """
         event = delivery.event
         elsewhere = await offer_store.orders_offered_to(connection, event.captain_id) - {event.order_id}
         await order_store.ensure_order(connection, event)
         orders = await order_store.lock_orders(connection, {event.order_id} | elsewhere)
         now = await database_now(connection)
-        known = await order_store.get_truck(connection, event.truck_request_id)
+        known = await _known_truck(connection, event)
         truck = domain.assign(known, event)
-        await offer_store.accept_offer(connection, event.offer_id, event.order_id)
+        if await offer_store.accept_offer(connection, event.order_id, event.captain_id):
+            delivery.after_commit(self._metrics.offers_ended.labels(OfferStatus.ACCEPTED.value).inc)
         if truck is None:  # something newer is known: he may long be free again
             return await self._follow(connection, delivery, orders[event.order_id], now)
         await order_store.save_truck(connection, truck)
@@ -78,7 +87,7 @@ class OrderEvents:
         told += await self._dispatch.refill(
             connection,
             [orders[order_id] for order_id in elsewhere if order_id in orders],
-            cause="busy",
+            cause=Cause.BUSY,
             now=now,
             also_lock=_touched(known, truck),
         )
@@ -87,31 +96,35 @@ class OrderEvents:
         if missed:
             raise RetryLater(AGAIN_S, f"captain {event.captain_id} was offered {len(missed)} more orders")
         told += await self._busy_changed(connection, delivery, _touched(known, truck), now)
-        await self._outbox.append(connection, told, at=now)
+        await self._tell(connection, delivery, told, Cause.BUSY, now)
         return Outcome.APPLIED
 
     async def truck_released(self, connection: Connection, delivery: Delivery[TruckReleased]) -> Outcome:
-        """A captain is free again; where the order still searches, his place is refilled at once."""
+        """A captain is free again; where the order still searches, his place is refilled at once.
+
+        Raises:
+            PoisonMessage: the truck request is another order's.
+        """
         event = delivery.event
         await order_store.ensure_order(connection, event)
         orders = await order_store.lock_orders(connection, [event.order_id])
         now = await database_now(connection)
-        known = await order_store.get_truck(connection, event.truck_request_id)
+        known = await _known_truck(connection, event)
         truck = domain.release(known, event)
         told, order = await self._followed(connection, orders[event.order_id], event)
         if truck is None:
-            await self._outbox.append(connection, told, at=now)
+            await self._tell(connection, delivery, told, None, now)
             return Outcome.APPLIED
         await order_store.save_truck(connection, truck)
         told += await self._dispatch.refill(
             connection,
             [order] if truck.state is TruckState.OPEN else [],
-            cause="released",
+            cause=Cause.RELEASED,
             now=now,
             also_lock=_touched(known, truck),
         )
         told += await self._busy_changed(connection, delivery, _touched(known, truck), now)
-        await self._outbox.append(connection, told, at=now)
+        await self._tell(connection, delivery, told, Cause.RELEASED, now)
         return Outcome.APPLIED
 
     async def changed(self, connection: Connection, delivery: Delivery[OrderEvent]) -> Outcome:
@@ -147,21 +160,21 @@ class OrderEvents:
         if early > domain.TIMER_WAIT_S:
             order, timer = schedule_wave(order, plan)
             await order_store.save_order(connection, order)
-            await self._outbox.append(connection, [timer], at=now)
+            await self._tell(connection, delivery, [timer], None, now)
             return Outcome.APPLIED
         if early > 0:
             raise RetryLater(early, f"timer {event.timer_key} is {early:.3f} s early")
         lines = (await order_store.lines_of(connection, [order.order_id]))[order.order_id]
         offered = (await offer_store.captains_offered(connection, [order.order_id]))[order.order_id]
         told = await self._dispatch.wave(connection, order, plan, lines, offered, now=now)
-        await self._outbox.append(connection, told, at=now)
+        await self._tell(connection, delivery, told, Cause.WAVE, now)
         return Outcome.APPLIED
 
     async def _follow(
         self, connection: Connection, delivery: Delivery[Any], order: OrderView, now: datetime
     ) -> Outcome:
         told, after = await self._followed(connection, order, delivery.event)
-        await self._outbox.append(connection, told, at=now)
+        await self._tell(connection, delivery, told, None, now)
         return Outcome.IGNORED if after == order else Outcome.APPLIED
 
     async def _followed(
@@ -173,6 +186,18 @@ class OrderEvents:
             await order_store.save_order(connection, after)
         told = [] if ended is None else await self._dispatch.end_search(connection, order, ended)
         return told, after
+
+    async def _tell(
+        self,
+        connection: Connection,
+        delivery: Delivery[Any],
+        told: Sequence[Event],
+        cause: Cause | None,
+        now: datetime,
+    ) -> None:
+        """Append events, in order, and count them once they are committed; ``cause`` of the offers among them."""
+        await self._outbox.append(connection, told, at=now)
+        delivery.after_commit(partial(self._metrics.told, told, cause))
 
     async def _busy_changed(
         self,
@@ -190,6 +215,16 @@ class OrderEvents:
 
         delivery.after_commit(tell_index)
         return list(states)
+
+
+async def _known_truck(connection: Connection, event: TruckAssigned | TruckReleased) -> TruckRequest | None:
+    """What is known of the event's truck request. Only the row of the event's own order is locked."""
+    known = await order_store.get_truck(connection, event.truck_request_id)
+    if known is not None and known.order_id != event.order_id:
+        raise PoisonMessage(
+            f"truck request {event.truck_request_id} is of order {known.order_id}, not {event.order_id}"
+        )
+    return known
 
 
 def _touched(known: TruckRequest | None, truck: TruckRequest) -> set[str]:

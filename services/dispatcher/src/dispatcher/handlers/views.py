@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from dispatcher.domain import OrderView
 from dispatcher.live_fleet import LastPosition, LiveFleet
+from dispatcher.store import offers as offer_store
 from dispatcher.store import orders as order_store
+from dispatcher.store import rounds as round_store
+from dispatcher.store.offers import OfferOutcome
 from weelo_common.postgres import Database
 
 
@@ -17,6 +21,15 @@ class OrderNotFound(Exception):
     def __init__(self, order_id: str) -> None:
         super().__init__(order_id)
         self.order_id = order_id
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """An order, what each wave and replacement considered, and how each offer stands, by captain."""
+
+    order: OrderView
+    rounds: list[dict[str, Any]]
+    outcomes: Mapping[str, OfferOutcome]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +53,8 @@ class Views:
         self._database = database
         self._fleet = fleet
 
-    async def explain(self, order_id: str) -> tuple[OrderView, list[dict[str, Any]]]:
-        """An order's view, and what each wave and replacement considered.
+    async def explain(self, order_id: str) -> Explanation:
+        """An order's view, and what each wave and replacement considered; locks nothing.
 
         Raises:
             OrderNotFound: it was never seen here, or is forgotten.
@@ -50,7 +63,8 @@ class Views:
             order = await order_store.get_order(connection, order_id)
             if order is None:
                 raise OrderNotFound(order_id)
-            return order, await order_store.rounds_of(connection, order_id)
+            rounds = await round_store.rounds_of(connection, order_id)
+            return Explanation(order, rounds, await offer_store.outcomes_of(connection, order_id))
 
     async def assigned_captains(self, order_id: str, *, customer_id: str | None) -> list[AssignedCaptain]:
         """The captains who hold a truck of an order; ``customer_id`` None asks for ops.

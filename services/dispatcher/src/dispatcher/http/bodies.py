@@ -7,7 +7,8 @@ from enum import StrEnum
 from typing import Annotated
 
 from fastapi import Path
-from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, StringConstraints
+from pydantic.config import JsonDict
 
 from weelo_common.clock import parse_time
 from weelo_common.geo import Latitude, Longitude
@@ -32,7 +33,15 @@ def _time(value: object) -> datetime:
         raise ValueError("must be a time that a calendar has") from None
 
 
-OpaquePathId = Annotated[str, Path(description="1 to 64 characters"), AfterValidator(_storable)]
+def _example(example: JsonDict) -> ConfigDict:
+    return ConfigDict(json_schema_extra={"examples": [example]})
+
+
+OpaquePathId = Annotated[
+    str,
+    Path(description="1 to 64 characters", json_schema_extra={"minLength": 1, "maxLength": 64}),
+    AfterValidator(_storable),
+]
 """An id in a path that somebody else made."""
 Name = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 Phone = Annotated[str, StringConstraints(min_length=1, max_length=32)]
@@ -53,6 +62,8 @@ class DeclineReason(StrEnum):
 class TransporterBody(Body):
     """PUT /transporters/{id}. ``verified`` is for ops alone; left out, it stays as it is."""
 
+    model_config = _example({"name": "Verma Roadways", "active": True})
+
     name: Name
     phone: Phone | None = None
     active: bool
@@ -62,11 +73,23 @@ class TransporterBody(Body):
 class ConfirmBody(Body):
     """PUT /transporters/{id}/captains/{captainId}."""
 
+    model_config = _example({"confirmed": True})
+
     confirmed: bool
 
 
 class CaptainBody(Body):
     """PUT /captains/me."""
+
+    model_config = _example(
+        {
+            "transporterId": "t-1",
+            "name": "A. Captain",
+            "vehicleType": "TRUCK",
+            "vehicleSubtype": "TATA_ACE",
+            "vehicleNumber": "DL1AB1234",
+        }
+    )
 
     transporter_id: OpaqueId
     name: Name
@@ -78,6 +101,8 @@ class CaptainBody(Body):
 
 class AvailabilityBody(Body):
     """PUT /captains/me/availability."""
+
+    model_config = _example({"available": True})
 
     available: bool
 
@@ -96,10 +121,16 @@ class LocationBody(Body):
 class LocationsBody(Body):
     """POST /captains/me/locations."""
 
+    model_config = _example(
+        {"locations": [{"latitude": 28.61, "longitude": 77.2, "recordedAt": "2026-02-03T10:08:28.123Z"}]}
+    )
+
     locations: Annotated[list[LocationBody], Field(min_length=1, max_length=MAX_LOCATIONS)]
 
 
 class DeclineBody(Body):
     """POST /offers/{id}/decline."""
+
+    model_config = _example({"reason": "DISTANCE_TOO_FAR"})
 
     reason: Annotated[DeclineReason, Field(strict=False)]  # from its text

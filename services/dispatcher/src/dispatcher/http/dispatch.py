@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Response
 
+from dispatcher import domain
 from dispatcher.handlers.offers import LiveOffer, OfferEnded, OfferNotFound, Offers
-from dispatcher.handlers.views import AssignedCaptain, OrderNotFound, Views
+from dispatcher.handlers.views import AssignedCaptain, Explanation, OrderNotFound, Views
+from dispatcher.http import openapi
 from dispatcher.http.bodies import DeclineBody
+from dispatcher.store.offers import OfferOutcome
 from weelo_common.clock import to_milliseconds
 from weelo_common.http import ApiError, ErrorCode, PathId, Principal, Role, api_router, principal, success
 
@@ -22,11 +26,11 @@ def dispatch_router(offers: Offers, views: Views) -> APIRouter:
     """``/offers`` and ``/dispatch``."""
     router = api_router()
 
-    @router.get("/offers")
+    @router.get("/offers", **openapi.GET_OFFERS)
     async def get_offers(caller: AsCaptain) -> Response:
         return success({"offers": [_offer_json(live) for live in await offers.live(caller.user_id)]})
 
-    @router.post("/offers/{offer_id}/decline")
+    @router.post("/offers/{offer_id}/decline", **openapi.DECLINE)
     async def decline(caller: AsCaptain, offer_id: PathId, body: DeclineBody) -> Response:
         try:
             status = await offers.decline(caller.user_id, offer_id, body.reason.value)
@@ -38,35 +42,15 @@ def dispatch_router(offers: Offers, views: Views) -> APIRouter:
             ) from None
         return success({"offerId": offer_id, "status": status.value})
 
-    @router.get("/dispatch/orders/{order_id}")
+    @router.get("/dispatch/orders/{order_id}", **openapi.EXPLAIN)
     async def explain(caller: AsOps, order_id: PathId) -> Response:
         try:
-            order, rounds = await views.explain(order_id)
+            explanation = await views.explain(order_id)
         except OrderNotFound:
             raise _order_not_found() from None
-        return success(
-            {
-                "orderId": order.order_id,
-                "status": order.status,
-                "searching": order.searching,
-                "orderVersion": order.version,
-                "expiresAt": order.plan.expires_at if order.plan else None,
-                "wavesMade": order.wave,
-                "exhausted": order.exhausted,
-                "waves": [
-                    {
-                        "wave": entry["wave"],
-                        "cause": entry["cause"],
-                        "radiusM": entry["radius_m"],
-                        "at": to_milliseconds(entry["at"]),
-                        "lines": entry["report"],
-                    }
-                    for entry in rounds
-                ],
-            }
-        )
+        return success(_explanation_json(explanation))
 
-    @router.get("/dispatch/orders/{order_id}/captains")
+    @router.get("/dispatch/orders/{order_id}/captains", **openapi.ASSIGNED_CAPTAINS)
     async def captains(caller: AsCustomerOrOps, order_id: PathId) -> Response:
         customer_id = caller.user_id if caller.role is Role.CUSTOMER else None
         try:
@@ -80,6 +64,52 @@ def dispatch_router(offers: Offers, views: Views) -> APIRouter:
 
 def _order_not_found() -> ApiError:
     return ApiError(ErrorCode.NOT_FOUND, "There is no such order.")
+
+
+def _explanation_json(explanation: Explanation) -> dict[str, Any]:
+    order = explanation.order
+    coming = domain.next_wave(order)
+    return {
+        "orderId": order.order_id,
+        "status": order.status,
+        "searching": order.searching,
+        "orderVersion": order.version,
+        "expiresAt": order.plan.expires_at if order.plan else None,
+        "wavesMade": order.wave,
+        "exhausted": order.exhausted,
+        "nextWave": None
+        if coming is None
+        else {
+            "wave": coming[0],
+            "radiusM": domain.wave_radius_m(coming[0]),
+            "dueAt": to_milliseconds(coming[1]),
+        },
+        "waves": [_round_json(entry, explanation.outcomes) for entry in explanation.rounds],
+    }
+
+
+def _round_json(entry: Mapping[str, Any], outcomes: Mapping[str, OfferOutcome]) -> dict[str, Any]:
+    for line in entry["report"]:
+        for captain in line["captains"]:
+            if captain["offered"]:
+                captain["offer"] = _outcome_json(outcomes[captain["captainId"]])
+    return {
+        "wave": entry["wave"],
+        "cause": entry["cause"],
+        "radiusM": entry["radius_m"],
+        "at": to_milliseconds(entry["at"]),
+        "lines": entry["report"],
+        "leftOut": entry["left_out"],
+    }
+
+
+def _outcome_json(outcome: OfferOutcome) -> dict[str, Any]:
+    return {
+        "offerId": outcome.offer_id,
+        "status": outcome.status.value,
+        "reason": outcome.reason,
+        "endedAt": None if outcome.ended_at is None else to_milliseconds(outcome.ended_at),
+    }
 
 
 def _offer_json(live: LiveOffer) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Response
 
 from dispatcher.handlers.fleet import CaptainNotFound, Fleet, VerifiedIsOpsAlone
+from dispatcher.http import openapi
 from dispatcher.http.bodies import (
     AvailabilityBody,
     CaptainBody,
@@ -30,7 +31,7 @@ def fleet_router(fleet: Fleet, positions: PositionSender, metrics: DispatcherMet
     """``/transporters`` and ``/captains``."""
     router = api_router()
 
-    @router.put("/transporters/{transporter_id}")
+    @router.put("/transporters/{transporter_id}", **openapi.PUT_TRANSPORTER)
     async def put_transporter(
         caller: AsTransporterOrOps, transporter_id: OpaquePathId, body: TransporterBody
     ) -> Response:
@@ -48,7 +49,7 @@ def fleet_router(fleet: Fleet, positions: PositionSender, metrics: DispatcherMet
             raise ApiError(ErrorCode.FORBIDDEN, "Only ops may change verified.") from None
         return success({"transporter": _transporter_json(transporter)})
 
-    @router.put("/transporters/{transporter_id}/captains/{captain_id}")
+    @router.put("/transporters/{transporter_id}/captains/{captain_id}", **openapi.CONFIRM_CAPTAIN)
     async def confirm_captain(
         caller: AsTransporterOrOps,
         transporter_id: OpaquePathId,
@@ -62,7 +63,7 @@ def fleet_router(fleet: Fleet, positions: PositionSender, metrics: DispatcherMet
             raise ApiError(ErrorCode.NOT_FOUND, "No captain of that id names this transporter.") from None
         return success({"captain": _captain_json(captain)})
 
-    @router.put("/captains/me")
+    @router.put("/captains/me", **openapi.PUT_CAPTAIN)
     async def put_captain(caller: AsCaptain, body: CaptainBody) -> Response:
         captain = await fleet.put_captain(
             caller.user_id,
@@ -75,7 +76,7 @@ def fleet_router(fleet: Fleet, positions: PositionSender, metrics: DispatcherMet
         )
         return success({"captain": _captain_json(captain)})
 
-    @router.get("/captains/me")
+    @router.get("/captains/me", **openapi.GET_CAPTAIN)
     async def get_captain(caller: AsCaptain) -> Response:
         try:
             standing = await fleet.standing(caller.user_id)
@@ -92,7 +93,7 @@ def fleet_router(fleet: Fleet, positions: PositionSender, metrics: DispatcherMet
             }
         )
 
-    @router.put("/captains/me/availability")
+    @router.put("/captains/me/availability", **openapi.PUT_AVAILABILITY)
     async def put_availability(caller: AsCaptain, body: AvailabilityBody) -> Response:
         try:
             captain = await fleet.set_available(caller.user_id, available=body.available)
@@ -100,7 +101,7 @@ def fleet_router(fleet: Fleet, positions: PositionSender, metrics: DispatcherMet
             raise _not_registered() from None
         return success({"captain": _captain_json(captain)})
 
-    @router.post("/captains/me/locations")
+    @router.post("/captains/me/locations", **openapi.POST_LOCATIONS)
     async def post_locations(caller: AsCaptain, body: LocationsBody) -> Response:
         if not await fleet.is_registered(caller.user_id):
             metrics.positions.labels("unknown_captain").inc(len(body.locations))

@@ -57,9 +57,6 @@ UPDATE captains SET available = $2, version = version + 1, updated_at = clock_ti
 """  # noqa: S608
 SELECT_CAPTAIN = f"SELECT {_CAPTAIN_COLUMNS} FROM captains WHERE captain_id = $1"  # noqa: S608
 CAPTAIN_EXISTS = "SELECT EXISTS (SELECT FROM captains WHERE captain_id = $1)"
-SELECT_CAPTAINS_PAGE = f"""
-SELECT {_CAPTAIN_COLUMNS} FROM captains WHERE captain_id > $1 ORDER BY captain_id LIMIT $2
-"""  # noqa: S608
 LOCK_CAPTAINS = """
 SELECT captain_id FROM captains WHERE captain_id = ANY($1::text[]) ORDER BY captain_id FOR NO KEY UPDATE
 """
@@ -229,11 +226,6 @@ async def captain_exists(connection: Connection, captain_id: str) -> bool:
     """Whether a captain is known."""
     known: bool = await connection.fetchval(CAPTAIN_EXISTS, captain_id)
     return known
-
-
-async def captains_page(connection: Connection, *, after: str, most: int) -> list[Captain]:
-    """Captains in the order of their ids."""
-    return [_captain(row) for row in await connection.fetch(SELECT_CAPTAINS_PAGE, after, most)]
 
 
 async def lock_captains(

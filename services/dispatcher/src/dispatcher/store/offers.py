@@ -1,8 +1,12 @@
-"""SQL for offers. They change under their order's row lock; a captain gets one under his own as well."""
+"""SQL for offers. They change under their order's row lock; a captain gets one under his own as well.
+
+They are made together with their explanation, in ``rounds``.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
+from dataclasses import dataclass
 from datetime import datetime
 
 import asyncpg
@@ -15,13 +19,6 @@ from weelo_common.postgres import Connection
 _COLUMNS = """offer_id, order_id, captain_id, transporter_id, vehicle_type, vehicle_subtype, vehicle_number, wave,
        distance_m, price_per_truck, open_trucks, status, expires_at"""
 
-INSERT_OFFERS = """
-INSERT INTO offers (offer_id, order_id, captain_id, transporter_id, vehicle_type, vehicle_subtype, vehicle_number,
-                    wave, distance_m, price_per_truck, open_trucks, made_at, expires_at)
-SELECT *, $12::timestamptz, $13::timestamptz
-  FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::int[],
-              $9::int[], $10::int[], $11::int[])
-"""
 SELECT_OFFERED = "SELECT order_id, captain_id FROM offers WHERE order_id = ANY($1::text[])"
 SELECT_ORDERS_OF_LIVE = "SELECT DISTINCT order_id FROM offers WHERE captain_id = $1 AND status = 'live'"
 SELECT_ORDER_OF_OFFER = "SELECT order_id FROM offers WHERE offer_id = $1 AND captain_id = $2"
@@ -33,9 +30,14 @@ SELECT {_COLUMNS}, (SELECT pickup FROM orders WHERE orders.order_id = offers.ord
   FROM offers WHERE captain_id = $1 AND status = 'live' AND expires_at > clock_timestamp()
  ORDER BY made_at, offer_id
 """  # noqa: S608
+SELECT_OUTCOMES = """
+SELECT captain_id, offer_id, reason, ended_at,
+       CASE WHEN status = 'live' AND expires_at <= clock_timestamp() THEN 'expired' ELSE status END AS status
+  FROM offers WHERE order_id = $1
+"""
 ACCEPT_OFFER = """
 UPDATE offers SET status = 'accepted', ended_at = clock_timestamp(), reason = NULL
- WHERE offer_id = $1 AND order_id = $2 AND status <> 'accepted' RETURNING offer_id
+ WHERE order_id = $1 AND captain_id = $2 AND status <> 'accepted' RETURNING offer_id
 """
 DECLINE_OFFER = """
 UPDATE offers SET status = 'declined', ended_at = clock_timestamp(), reason = $2 WHERE offer_id = $1
@@ -56,30 +58,14 @@ RETURNING offer_id, captain_id, order_id
 """
 
 
-async def insert_offers(connection: Connection, offers: Sequence[Offer], *, at: datetime) -> None:
-    """Add live offers of one order; the rows of the order and of the captains are locked."""
-    if not offers:
-        return
-    columns = zip(
-        *(
-            (
-                offer.offer_id,
-                offer.order_id,
-                offer.captain_id,
-                offer.transporter_id,
-                offer.vehicle_type,
-                offer.vehicle_subtype,
-                offer.vehicle_number,
-                offer.wave,
-                offer.distance_m,
-                offer.price_per_truck,
-                offer.open_trucks,
-            )
-            for offer in offers
-        ),
-        strict=True,
-    )
-    await connection.execute(INSERT_OFFERS, *(list(column) for column in columns), at, offers[0].expires_at)
+@dataclass(frozen=True, slots=True)
+class OfferOutcome:
+    """How an offer stands. ``reason``: why it ended, or why its captain declined."""
+
+    offer_id: str
+    status: OfferStatus
+    reason: str | None
+    ended_at: datetime | None
 
 
 async def captains_offered(connection: Connection, order_ids: Collection[str]) -> dict[str, set[str]]:
@@ -113,9 +99,22 @@ async def live_offers_of(connection: Connection, captain_id: str) -> list[tuple[
     return [(_offer(row), row) for row in rows]
 
 
-async def accept_offer(connection: Connection, offer_id: str, order_id: str) -> bool:
-    """Note that an offer won, whatever it was before: order-api decided so. False where it is noted already."""
-    return await connection.fetchval(ACCEPT_OFFER, offer_id, order_id) is not None
+async def outcomes_of(connection: Connection, order_id: str) -> dict[str, OfferOutcome]:
+    """What became of each offer of an order, by captain; he has one of an order."""
+    return {
+        row["captain_id"]: OfferOutcome(
+            row["offer_id"], OfferStatus(row["status"]), row["reason"], row["ended_at"]
+        )
+        for row in await connection.fetch(SELECT_OUTCOMES, order_id)
+    }
+
+
+async def accept_offer(connection: Connection, order_id: str, captain_id: str) -> bool:
+    """Note that a captain's offer won, whatever it was before: order-api decided so. False where it is noted already.
+
+    By his name and not by the offer's: he has one of an order, and none of his may stay live while he drives.
+    """
+    return await connection.fetchval(ACCEPT_OFFER, order_id, captain_id) is not None
 
 
 async def decline_offer(connection: Connection, offer_id: str, reason: str) -> None:

@@ -1,10 +1,8 @@
-"""SQL for the view of orders: the orders, their truck requests, and what each wave considered."""
+"""SQL for the view of orders: the orders and their truck requests."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Collection, Mapping, Sequence
-from datetime import datetime
+from collections.abc import Collection
 from typing import Any
 
 import asyncpg
@@ -79,14 +77,6 @@ SELECT r.order_id, r.vehicle_type, r.vehicle_subtype, coalesce(max(r.price_per_t
  GROUP BY r.order_id, r.vehicle_type, r.vehicle_subtype
  ORDER BY r.order_id, r.vehicle_type, r.vehicle_subtype
 """
-INSERT_ROUND = """
-INSERT INTO match_rounds (order_id, round, wave, cause, radius_m, at, report)
-SELECT $1, coalesce(max(round), 0) + 1, $2, $3, $4, $5, $6::jsonb FROM match_rounds WHERE order_id = $1
-HAVING coalesce(max(round), 0) < $7
-"""
-SELECT_ROUNDS = """
-SELECT round, wave, cause, radius_m, at, report FROM match_rounds WHERE order_id = $1 ORDER BY round
-"""
 SELECT_HOLDERS = """
 SELECT r.truck_request_id, c.captain_id, c.name, c.phone, c.vehicle_type, c.vehicle_subtype, c.vehicle_number
   FROM truck_requests r JOIN captains c ON c.captain_id = r.captain_id
@@ -97,15 +87,11 @@ SELECT r.truck_request_id, c.captain_id, c.name, c.phone, c.vehicle_type, c.vehi
 DELETE_OLD_ORDERS = """
 DELETE FROM orders WHERE order_id = ANY(ARRAY(
     SELECT order_id FROM orders o
-     WHERE updated_at < clock_timestamp() - $1 * interval '1 day'
+     WHERE seen_at < clock_timestamp() - $1 * interval '1 day'  -- has an index; what follows is the rule
+       AND updated_at < clock_timestamp() - $1 * interval '1 day'
        AND NOT EXISTS (SELECT FROM truck_requests r WHERE r.order_id = o.order_id AND r.state = 'taken')
-     ORDER BY updated_at LIMIT $2 FOR UPDATE SKIP LOCKED))
+     ORDER BY seen_at LIMIT $2 FOR UPDATE SKIP LOCKED))
 RETURNING order_id
-"""
-DELETE_OLD_ROUNDS = """
-DELETE FROM match_rounds WHERE (order_id, round) IN (
-    SELECT order_id, round FROM match_rounds WHERE at < clock_timestamp() - $1 * interval '1 hour' LIMIT $2)
-RETURNING round
 """
 
 
@@ -204,28 +190,6 @@ async def lines_of(connection: Connection, order_ids: Collection[str]) -> dict[s
     return lines
 
 
-async def add_round(
-    connection: Connection,
-    order: OrderView,
-    *,
-    cause: str,
-    radius_m: int,
-    at: datetime,
-    report: Sequence[Mapping[str, Any]],
-    most: int,
-) -> None:
-    """Keep what a wave or a replacement considered; past ``most`` rounds of an order nothing more is kept."""
-    await connection.execute(
-        INSERT_ROUND, order.order_id, order.wave, cause, radius_m, at, json.dumps(report), most
-    )
-
-
-async def rounds_of(connection: Connection, order_id: str) -> list[dict[str, Any]]:
-    """What each wave and replacement considered, oldest first."""
-    rows = await connection.fetch(SELECT_ROUNDS, order_id)
-    return [dict(row) | {"report": json.loads(row["report"])} for row in rows]
-
-
 async def holders_of(connection: Connection, order_id: str) -> list[dict[str, Any]]:
     """Captains who hold a truck request of the order, with name, phone and vehicle."""
     return [dict(row) for row in await connection.fetch(SELECT_HOLDERS, order_id)]
@@ -234,11 +198,6 @@ async def holders_of(connection: Connection, order_id: str) -> list[dict[str, An
 async def delete_old_orders(connection: Connection, *, days: float, most: int) -> int:
     """Forget orders untouched for days, with all that hangs on them; returns how many."""
     return len(await connection.fetch(DELETE_OLD_ORDERS, days, most))
-
-
-async def delete_old_rounds(connection: Connection, *, hours: float, most: int) -> int:
-    """Forget explanations; returns how many."""
-    return len(await connection.fetch(DELETE_OLD_ROUNDS, hours, most))
 
 
 def _truck_columns(event: OrderCreated) -> tuple[list[str], list[str], list[str], list[int]]:
