@@ -18,12 +18,15 @@ from tools.demo.settings import DemoError, Surroundings
 from tools.demo.stage import Meeting
 from tools.demo.tally import Latency, Tally
 from tools.demo.world import DELHI
-from tools.ledger import LedgerReport
+from weelo_cli.ledger import LedgerReport
 from weelo_common.events import (
+    DispatchExhausted,
+    Event,
     Offer,
     OffersMade,
     OffersWithdrawn,
     OrderCancelled,
+    OrderCreated,
     OrderExpired,
     Place,
     WithdrawnOffer,
@@ -37,6 +40,7 @@ SURROUNDINGS = Surroundings(
     "Valkey",
 )
 LEDGER = LedgerReport({}, {}, {})
+PLACE = Place(latitude=28.6, longitude=77.2, address="Delhi")
 NOW = datetime(2026, 2, 3, 10, 8, 28, tzinfo=UTC)
 
 
@@ -79,17 +83,7 @@ def test_an_event_that_comes_twice_counts_once() -> None:
 def test_another_evenings_people_do_not_count() -> None:
     tally = Tally()
     counts = EventCounts(tally, "demo1-")
-    place = Place(latitude=28.6, longitude=77.2, address="Delhi")
-    made = OffersMade(
-        order_id="o-1",
-        wave=1,
-        radius_m=2_000,
-        offers=(offer("demo1-k-1"), offer("demo2-k-1")),
-        pickup=place,
-        drop=place,
-        distance_km=3,
-    )
-    counts.add("event-1", made)
+    counts.add("event-1", made(1, 2_000, "demo1-k-1", "demo2-k-1"))
     counts.add("event-2", OrderCancelled(**order_state("demo2-c-1"), reason="customer"))
     withdrawn = tuple(WithdrawnOffer(offer_id=f"{who}", captain_id=who) for who in ("demo1-k-1", "demo2-k-1"))
     counts.add("event-3", OffersWithdrawn(order_id="o-1", reason="filled", offers=withdrawn))
@@ -137,6 +131,18 @@ def test_the_time_to_the_first_offer_counts_from_the_sending_and_by_the_first_ph
     assert tally.create_to_offer().samples == [0.25]
 
 
+def test_an_order_that_waited_for_a_later_wave_is_left_out_of_the_time_to_a_captain_who_is_near() -> None:
+    tally = Tally()
+    for order_id, wave in (("o-1", 1), ("o-2", 4)):
+        tally.created(order_id, sent_at=10.0, seconds=0.5)
+        tally.dispatch.wave(order_id, 1, 2_000, 1 if wave == 1 else 0)
+        tally.dispatch.wave(order_id, wave, 25_000, 1)
+    tally.offer_on_a_phone("o-1", at=10.25)
+    tally.offer_on_a_phone("o-2", at=21.0)
+    assert tally.create_to_near_offer().samples == [0.25]
+    assert tally.create_to_offer().samples == [0.25, 11.0]
+
+
 @pytest.mark.parametrize(("percent", "expected"), [(50, 50.0), (99, 99.0), (100, 100.0)])
 def test_percentiles_are_nearest_rank_in_ms(percent: int, expected: float) -> None:
     assert Latency([number / 1000 for number in range(1, 101)]).percentile_ms(percent) == expected
@@ -154,6 +160,7 @@ def test_the_report_has_the_fields_its_readers_know() -> None:
         "redis",
         "orders",
         "offers",
+        "dispatch",
         "pushed",
         "latency_ms",
         "ledger",
@@ -172,16 +179,71 @@ def test_the_report_has_the_fields_its_readers_know() -> None:
     assert {name: set(times) for name, times in report["latency_ms"].items()} == {
         "create": {"p50", "p99"},
         "create_to_offer": {"p50", "p99"},
+        "create_to_near_offer": {"p50", "p99"},
         "accept": {"p50", "p99"},
     }
     assert report["ledger"] == {"ok": True, "orders_have_events": True}
+
+
+def made(wave: int, radius_m: int, *captains: str) -> OffersMade:
+    return OffersMade(
+        order_id="o-1",
+        wave=wave,
+        radius_m=radius_m,
+        offers=tuple(offer(captain) for captain in captains),
+        pickup=PLACE,
+        drop=PLACE,
+        distance_km=3,
+    )
+
+
+def created(customer_id: str) -> OrderCreated:
+    state = order_state(customer_id) | {"order_version": 1, "searching": True}
+    return OrderCreated(
+        **state, pickup=PLACE, drop=PLACE, distance_km=3, total_amount=1, expires_at=NOW, truck_requests=()
+    )
+
+
+@pytest.mark.parametrize("created_comes", [0, 2, 5])
+def test_waves_replacements_and_the_end_of_a_search_are_told_apart(created_comes: int) -> None:
+    tally = Tally()
+    counts = EventCounts(tally, "demo1-")
+    events: list[Event] = [
+        made(1, 2_000, "demo1-k-1"),
+        made(1, 2_000, "demo1-k-2"),  # in the place of one who declined
+        made(2, 5_000),
+        made(3, 10_000, "demo1-k-3", "demo1-k-4"),
+        DispatchExhausted(order_id="o-1", waves=6),
+    ]
+    events.insert(created_comes, created("demo1-c-1"))  # another topic: read sooner or later
+    for number, event in enumerate(events):
+        counts.add(f"event-{number}", event)
+    waves = {
+        number: (count.radius_m, count.orders, count.offers) for number, count in tally.dispatch.waves.items()
+    }
+    assert waves == {1: (2_000, 1, 1), 2: (5_000, 1, 0), 3: (10_000, 1, 2)}
+    assert (tally.dispatch.replacements, tally.dispatch.exhausted) == (1, 1)
+    report = make_report(tally, SURROUNDINGS, LEDGER)["dispatch"]
+    assert report["offers_of_later_waves"] == 2
+    assert report["waves"][2] == {"wave": 3, "radius_km": 10.0, "orders": 1, "offers": 2}
+
+
+def test_waves_of_another_evenings_orders_do_not_count() -> None:
+    tally = Tally()
+    counts = EventCounts(tally, "demo1-")
+    counts.add("event-1", created("demo2-c-1"))
+    counts.add("event-2", made(1, 2_000, "demo2-k-1"))
+    assert tally.dispatch.waves == {}
 
 
 def test_what_an_evening_did_not_show_is_named() -> None:
     tally = Tally()
     assert missing(make_report(tally, SURROUNDINGS, LEDGER)) == [f"{g}.{n}" for g, n in REQUIRED]
     for group, name in REQUIRED:
-        setattr(getattr(tally, group), name, 1)
+        if name == "offers_of_later_waves":
+            tally.dispatch.wave("o-1", 2, 5_000, 1)
+        else:
+            setattr(getattr(tally, group), name, 1)
     assert missing(make_report(tally, SURROUNDINGS, LEDGER)) == []
 
 

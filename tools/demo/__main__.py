@@ -28,8 +28,8 @@ from tools.demo.screen import Screen
 from tools.demo.settings import DemoError, Scale, Surroundings
 from tools.demo.tally import Tally
 from tools.demo.world import World, towns_around_delhi
-from tools.ledger import LedgerConfig, LedgerError, LedgerReport, verify
-from tools.token import TokenError, make_token, read_private_key
+from weelo_cli.ledger import LedgerConfig, LedgerError, LedgerReport, verify
+from weelo_cli.tokens import TokenError, make_token, read_private_key
 from weelo_common.ids import new_id
 from weelo_common.kafka import KafkaClients, KafkaUnavailable
 from weelo_common.settings import KafkaSettings, load

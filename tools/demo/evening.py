@@ -110,11 +110,15 @@ class Evening:
         self, name: str, vehicle: Vehicle, places: Sequence[Coordinates], decide: Decide
     ) -> None:
         """Captains of an act, registered, listening, and staying where they are."""
+        captains = [
+            self._captain(f"{name}-{number}", vehicle, place, decide, stays=True)
+            for number, place in enumerate(places, 1)
+        ]
         async with asyncio.TaskGroup() as arrivals:
-            for number, place in enumerate(places, 1):
-                captain = self._captain(f"{name}-{number}", vehicle, place, decide, stays=True)
+            for captain in captains:
                 arrivals.create_task(self._engage(captain))
-                self._crew.create_task(captain.drive())
+        for captain in captains:  # only now: the positions of an unregistered captain are refused
+            self._crew.create_task(captain.drive())
 
     async def _open_for_business(self) -> None:
         ops = self._phone("ops", "ops")

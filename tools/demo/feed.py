@@ -1,6 +1,6 @@
 """The evening as other teams see it: the public events, read from Kafka without a consumer group.
 
-It counts what no phone can know: offers made and withdrawn, trucks won, how searches ended. It must never write
+It counts what no phone can know: offers made and withdrawn, waves, trucks won, how searches ended. It must never write
 to Kafka, and it counts only what belongs to this evening's people.
 """
 
@@ -15,6 +15,7 @@ from aiokafka.errors import KafkaError
 
 from tools.demo.tally import Tally
 from weelo_common.events import (
+    DispatchExhausted,
     Event,
     MalformedEvent,
     OfferDeclined,
@@ -43,6 +44,8 @@ class EventCounts:
         self._prefix = people_prefix
         self._seen: set[str] = set()  # bounded by the evening: some ten thousand ids
         self._searching: set[str] = set()
+        self._waves: dict[str, int] = {}  # the last wave of each of our orders
+        self._early: dict[str, list[OffersMade | DispatchExhausted]] = {}  # two topics keep no common order
 
     def add(self, event_id: str, event: Event) -> None:
         """Count one event; repeats and other evenings' events change nothing."""
@@ -55,10 +58,35 @@ class EventCounts:
                 self._order(event)
         elif isinstance(event, OffersMade):
             self._tally.offers.made += self._ours(offer.captain_id for offer in event.offers)
+            self._round(event)
+        elif isinstance(event, DispatchExhausted):
+            self._round(event)
         elif isinstance(event, OffersWithdrawn):
-            self._tally.offers.withdrawn += self._ours(offer.captain_id for offer in event.offers)
+            ours = self._ours(offer.captain_id for offer in event.offers)
+            self._tally.offers.withdrawn += ours
+            self._tally.dispatch.withdrawn[event.reason] += ours
         elif isinstance(event, OfferDeclined):
             self._tally.offers.declined += self._ours([event.captain_id])
+
+    def _round(self, event: OffersMade | DispatchExhausted) -> None:
+        """A wave, replacements (they carry the wave they come in), or the word that nobody is left to ask."""
+        last = self._waves.get(event.order_id)
+        dispatch = self._tally.dispatch
+        if last is None:
+            self._early.setdefault(event.order_id, []).append(event)
+        elif isinstance(event, DispatchExhausted):
+            dispatch.exhausted += 1
+            self._tally.say(f"order {_short(event)}: {event.waves} waves, and nobody is left to ask")
+        elif event.wave > last:
+            self._waves[event.order_id] = event.wave
+            dispatch.wave(event.order_id, event.wave, event.radius_m, len(event.offers))
+            if event.wave > 1 and event.offers:
+                self._tally.say(
+                    f"order {_short(event)}: wave {event.wave} reaches {event.radius_m / 1000:g} km,"
+                    f" {len(event.offers)} more captains are asked"
+                )
+        else:
+            dispatch.replacements += len(event.offers)
 
     def _ours(self, captain_ids: Iterable[str]) -> int:
         return sum(captain_id.startswith(self._prefix) for captain_id in captain_ids)
@@ -77,10 +105,17 @@ class EventCounts:
             orders.expired += 1
         elif isinstance(event, OrderCreated):
             self._searching.add(event.order_id)
+            self._waves[event.order_id] = 0
+            for early in self._early.pop(event.order_id, ()):
+                self._round(early)
         # Events of one order come in order: its creation is read before its search ends.
         if not event.searching:
             self._searching.discard(event.order_id)
         self._tally.open_searches = len(self._searching)
+
+
+def _short(event: OffersMade | DispatchExhausted) -> str:
+    return event.order_id[-6:]
 
 
 class Feed:

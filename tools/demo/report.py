@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from tools.demo.settings import Surroundings
 from tools.demo.tally import Latency, Tally
-from tools.ledger import LedgerReport
+from weelo_cli.ledger import LedgerReport
 
 # What an evening must show at least once; the acts see to it that none is left to chance.
 REQUIRED: tuple[tuple[str, str], ...] = (
@@ -25,6 +25,9 @@ REQUIRED: tuple[tuple[str, str], ...] = (
     ("offers", "declined"),
     ("offers", "withdrawn"),
     ("offers", "lost_races"),
+    ("dispatch", "replacements"),
+    ("dispatch", "exhausted"),
+    ("dispatch", "offers_of_later_waves"),
 )
 
 
@@ -36,10 +39,26 @@ def make_report(tally: Tally, surroundings: Surroundings, ledger: LedgerReport) 
         "redis": surroundings.redis_name,
         "orders": asdict(tally.orders),
         "offers": asdict(tally.offers),
+        "dispatch": {
+            "waves": [
+                {
+                    "wave": number,
+                    "radius_km": count.radius_m / 1000,
+                    "orders": count.orders,
+                    "offers": count.offers,
+                }
+                for number, count in sorted(tally.dispatch.waves.items())
+            ],
+            "offers_of_later_waves": tally.dispatch.offers_of_later_waves,
+            "replacements": tally.dispatch.replacements,
+            "exhausted": tally.dispatch.exhausted,
+            "withdrawn": dict(sorted(tally.dispatch.withdrawn.items())),
+        },
         "pushed": tally.pushed,
         "latency_ms": {
             "create": _latency(tally.create),
             "create_to_offer": _latency(tally.create_to_offer()),
+            "create_to_near_offer": _latency(tally.create_to_near_offer()),
             "accept": _latency(tally.accept),
         },
         "ledger": {"ok": ledger.ok, **ledger.statements},
@@ -69,6 +88,10 @@ def summary(report: Mapping[str, Any], tally: Tally, ledger: LedgerReport) -> li
         f"{report['kafka']}, {report['postgres']}, {report['redis']}",
         f"orders: {_listed(orders)}",
         f"offers: {_listed(offers)}",
+        f"withdrawn because: {_listed(report['dispatch']['withdrawn']) or 'none'}",
+        "waves (offers / orders that came to it): " + _waves(report["dispatch"]["waves"]),
+        f"replacements at once: {report['dispatch']['replacements']:,} offers",
+        f"nobody left to ask: {report['dispatch']['exhausted']:,} orders",
         f"pushed to phones: {report['pushed']:,} frames",
         f"positions sent: {tally.positions:,}, trips completed: {tally.completed_trips:,}",
         "latency (p50 / p99 ms): "
@@ -85,6 +108,12 @@ def summary(report: Mapping[str, Any], tally: Tally, ledger: LedgerReport) -> li
     else:
         lines += ["ledger: BROKEN", *ledger.lines()]
     return lines
+
+
+def _waves(waves: Sequence[Mapping[str, Any]]) -> str:
+    return ", ".join(
+        f"{wave['wave']} ({wave['radius_km']:g} km) {wave['offers']:,} / {wave['orders']:,}" for wave in waves
+    )
 
 
 def _listed(counts: Mapping[str, int]) -> str:

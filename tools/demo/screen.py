@@ -14,7 +14,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from tools.demo.tally import Latency, Tally
+from tools.demo.tally import Dispatch, Latency, Tally
 
 REFRESH_S = 0.25  # smooth enough for an eye, and little work
 LINE_PERIOD_S = 5.0  # where there is no terminal
@@ -63,8 +63,11 @@ class Screen:
             f"{monotonic() - self._began:4.0f} s  {self.phase}: {tally.orders.created} orders,"
             f" {tally.open_searches} searching, {tally.orders.fully_filled} filled,"
             f" {tally.orders.cancelled} cancelled, {tally.orders.expired} expired;"
-            f" {tally.offers.made} offers, {tally.offers.accepted} accepted, {tally.offers.lost_races} lost races;"
-            f" {tally.pushed} pushed"
+            f" {tally.offers.made} offers ({tally.dispatch.offers_of_later_waves} by later waves,"
+            f" {tally.dispatch.replacements} replacements), {tally.offers.declined} declined,"
+            f" {tally.offers.accepted} accepted, {tally.offers.lost_races} lost races;"
+            f" {tally.pushed} pushed; create to offer, where one is near,"
+            f" {_times(tally.create_to_near_offer()) or 'none'} ms"
         )
 
     def picture(self) -> Panel:
@@ -82,8 +85,9 @@ class Screen:
                     "on a trip now": tally.busy_captains,
                     "trips completed": tally.completed_trips,
                     "positions sent": tally.positions,
-                    "create, ms": _times(tally.create),
+                    "create, ms (p50 / p99)": _times(tally.create),
                     "create to offer, ms": _times(tally.create_to_offer()),
+                    "if one is near, ms": _times(tally.create_to_near_offer()),
                     "accept, ms": _times(tally.accept),
                     "surprises": tally.surprise_count,
                 },
@@ -91,7 +95,25 @@ class Screen:
         )
         happenings = Text("\n".join(tally.happenings) or " ", style="dim", no_wrap=True, overflow="ellipsis")
         head = f"{self._title} · {self.phase} · {monotonic() - self._began:.0f} s"
-        return Panel(Group(columns, Text(), happenings), title=head, border_style="cyan")
+        return Panel(
+            Group(columns, Text(), _waves(tally.dispatch), Text(), happenings),
+            title=head,
+            border_style="cyan",
+        )
+
+
+def _waves(dispatch: Dispatch) -> Table:
+    """A column for each wave: how far it reaches, how many orders came to it, how many captains it asked."""
+    table = Table(title="waves", title_justify="left", box=None, expand=True, header_style="")
+    table.add_column(no_wrap=True)
+    for number, count in sorted(dispatch.waves.items()):
+        table.add_column(f"{number}: {count.radius_m / 1000:g} km", justify="right", no_wrap=True)
+    table.add_column("replacements at once", justify="right", no_wrap=True)
+    table.add_column("nobody left", justify="right", no_wrap=True)
+    counts = [count for _, count in sorted(dispatch.waves.items())]
+    table.add_row("orders", *(f"{count.orders:,}" for count in counts), "", f"{dispatch.exhausted:,}")
+    table.add_row("offers", *(f"{count.offers:,}" for count in counts), f"{dispatch.replacements:,}", "")
+    return table
 
 
 def _counts(title: str, counts: dict[str, int | str]) -> Table:

@@ -50,11 +50,12 @@ class Surroundings:
             return value
 
         names = _server_names(Path(wanted("WEELO_STACK_FILE")))
+        gateway = environment.get("WEELO_GATEWAY_URL")  # where there is one, the phones come through it
         return cls(
             addresses=Addresses(
-                order_api=wanted("WEELO_ORDER_API_URL").rstrip("/"),
-                dispatcher=wanted("WEELO_DISPATCHER_URL").rstrip("/"),
-                notifier=wanted("WEELO_NOTIFIER_URL").rstrip("/"),
+                order_api=(gateway or wanted("WEELO_ORDER_API_URL")).rstrip("/"),
+                dispatcher=(gateway or wanted("WEELO_DISPATCHER_URL")).rstrip("/"),
+                notifier=(gateway or wanted("WEELO_NOTIFIER_URL")).rstrip("/"),
                 socket=wanted("WEELO_WS_URL"),
             ),
             keys_dir=Path(wanted("WEELO_KEYS_DIR")),

@@ -15,7 +15,7 @@ from tools.demo.captains import Broadcast, Decide, Decision
 from tools.demo.customers import Customer, order_body
 from tools.demo.phone import Answer
 from tools.demo.tally import Tally
-from tools.demo.world import Stop, Vehicle, World
+from tools.demo.world import Stop, Vehicle, World, offset
 from weelo_common.geo import Coordinates
 from weelo_common.ids import new_id
 
@@ -25,6 +25,9 @@ MEET_S = 6.0  # racers wait for one another at most this long; about two waves
 TWIN_ROUNDS = 12  # of two taps: the first nearly always meets; 24 creates stay under 30 a minute
 RACES = 3
 TAPS = 3  # of an impatient thumb
+ASKED_AT_ONCE = 5  # captains, for an order of one truck
+DECLINE_AFTER_S = 1.0
+SECOND_AND_THIRD_WAVE_M = (3_500.0, 8_000.0)  # beyond the first wave's 2 km, and the second's 5 km
 
 
 class Cast(Protocol):
@@ -144,32 +147,40 @@ async def two_captains_two_trucks(scene: Scene) -> None:
     meeting = Meeting(2)
     pickup = scene.world.stop()
     await _post(scene, "pair", vehicle, pickup, 2, meeting.decide)
-    customer = await scene.cast.customer("pair")
-    first = await customer.create(order_body(scene.world.trip(pickup), [(vehicle, 2)]))
-    if first is not None and first.status == 201:
-        scene.tally.say(f"two captains say yes to the two trucks of order {_short(first)} at once")
-        await _until_over(customer, first)
+    story = "two captains say yes to the two trucks of order {order} at once"
+    await _order(scene, "pair", vehicle, 2, pickup, story)
 
 
 async def one_says_no(scene: Scene) -> None:
-    """The first captain declines, the next one accepts."""
+    """One captain more than a wave asks: the first who is asked declines, and the one left out is asked at once."""
     vehicle = Vehicle("TRUCK", "DEMO_DECLINE", 800, 28, share=0)
-    declined = asyncio.Event()
+    asked: list[str] = []
 
     async def decide(captain_id: str, offer: Broadcast) -> Decision:
-        if not declined.is_set():
-            declined.set()
+        asked.append(captain_id)
+        if len(asked) == 1:
+            await asyncio.sleep(DECLINE_AFTER_S)  # all five of the wave are asked by then
             return Decision.DECLINE
-        await asyncio.sleep(1.0)  # lets the first one's no arrive before this yes
-        return Decision.ACCEPT
+        return Decision.ACCEPT if len(asked) > ASKED_AT_ONCE else Decision.IGNORE
 
     pickup = scene.world.stop()
-    await _post(scene, "choosy", vehicle, pickup, 2, decide)
-    customer = await scene.cast.customer("declined")
-    first = await customer.create(order_body(scene.world.trip(pickup), [(vehicle, 1)]))
-    if first is not None and first.status == 201:
-        scene.tally.say(f"the nearest captain declines order {_short(first)}, the next one takes it")
-        await _until_over(customer, first)
+    await _post(scene, "choosy", vehicle, pickup, ASKED_AT_ONCE + 1, decide)
+    story = "a captain declines order {order}, and another one is asked at once"
+    await _order(scene, "declined", vehicle, 1, pickup, story)
+
+
+async def waves_reach_farther(scene: Scene) -> None:
+    """Nobody near: the second wave finds a captain who declines, the third, farther out, the one who comes."""
+    vehicle = Vehicle("TRUCK", "DEMO_FAR", 1_500, 40, share=0)
+
+    async def decide(captain_id: str, offer: Broadcast) -> Decision:
+        return Decision.DECLINE if captain_id.endswith("far-1") else Decision.ACCEPT
+
+    pickup = scene.world.stop()
+    places = [offset(pickup.point, metres, 0.0) for metres in SECOND_AND_THIRD_WAVE_M]
+    await scene.cast.captains("far", vehicle, places, decide)
+    story = "nobody is near order {order}: the waves reach farther until somebody comes"
+    await _order(scene, "patient", vehicle, 1, pickup, story)
 
 
 async def cancelled_with_offers_out(scene: Scene) -> None:
@@ -199,11 +210,8 @@ async def cancelled_with_offers_out(scene: Scene) -> None:
 async def nobody_near(scene: Scene) -> None:
     """A kind of truck that nobody drives: the search ends by time."""
     vehicle = Vehicle("TANKER", "DEMO_NOBODY", 3_000, 70, share=0)
-    customer = await scene.cast.customer("alone")
-    first = await customer.create(order_body(scene.world.trip(), [(vehicle, 1)]))
-    if first is not None and first.status == 201:
-        scene.tally.say(f"nobody drives what order {_short(first)} needs: its search ends by time")
-        await _until_over(customer, first)
+    story = "nobody drives what order {order} needs: its search ends by time"
+    await _order(scene, "alone", vehicle, 1, None, story)
 
 
 async def too_few_captains(scene: Scene) -> None:
@@ -215,11 +223,7 @@ async def too_few_captains(scene: Scene) -> None:
 
     pickup = scene.world.stop()
     await _post(scene, "few", vehicle, pickup, 2, decide)
-    customer = await scene.cast.customer("few")
-    first = await customer.create(order_body(scene.world.trip(pickup), [(vehicle, 3)]))
-    if first is not None and first.status == 201:
-        scene.tally.say(f"order {_short(first)} wants three trucks where two are")
-        await _until_over(customer, first)
+    await _order(scene, "few", vehicle, 3, pickup, "order {order} wants three trucks where two are")
 
 
 ACTS: tuple[Act, ...] = (
@@ -229,6 +233,7 @@ ACTS: tuple[Act, ...] = (
     race_for_one_truck,
     two_captains_two_trucks,
     one_says_no,
+    waves_reach_farther,
     cancelled_with_offers_out,
     nobody_near,
     too_few_captains,
@@ -241,6 +246,17 @@ async def _post(
     """Captains who wait around the pickup."""
     places = [scene.world.near(pickup.point, NEAR_M) for _ in range(how_many)]
     await scene.cast.captains(name, vehicle, places, decide)
+
+
+async def _order(
+    scene: Scene, who: str, vehicle: Vehicle, trucks: int, pickup: Stop | None, story: str
+) -> None:
+    """A customer orders; once that is made its story is told, and it is over when the order is."""
+    customer = await scene.cast.customer(who)
+    first = await customer.create(order_body(scene.world.trip(pickup), [(vehicle, trucks)]))
+    if first is not None and first.status == 201:
+        scene.tally.say(story.format(order=_short(first)))
+        await _until_over(customer, first)
 
 
 async def _until_over(customer: Customer, created: Answer) -> None:

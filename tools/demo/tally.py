@@ -6,8 +6,8 @@ they are the system's own word and not a guess. It must never hold a name, an ad
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable
+from collections import Counter, deque
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 MAX_HAPPENINGS = 14  # lines of the live table
@@ -59,12 +59,49 @@ class Offers:
     lost_races: int = 0
 
 
+@dataclass(slots=True)
+class WaveCount:
+    """One of the six waves, over all orders: how far it reached, how many orders came to it, how many were asked."""
+
+    radius_m: int = 0
+    orders: int = 0
+    offers: int = 0
+
+
+@dataclass(slots=True)
+class Dispatch:
+    """How captains were found. ``replacements`` are offers made at once, between waves; ``withdrawn`` by reason.
+
+    ``found_near``: orders whose first wave made an offer.
+    """
+
+    waves: dict[int, WaveCount] = field(default_factory=dict)
+    replacements: int = 0
+    exhausted: int = 0
+    withdrawn: Counter[str] = field(default_factory=Counter)
+    found_near: set[str] = field(default_factory=set)
+
+    def wave(self, order_id: str, number: int, radius_m: int, offers: int) -> None:
+        """A wave of one order."""
+        if number == 1 and offers:
+            self.found_near.add(order_id)
+        count = self.waves.setdefault(number, WaveCount(radius_m))
+        count.orders += 1
+        count.offers += offers
+
+    @property
+    def offers_of_later_waves(self) -> int:
+        """Offers to captains who stood too far away for the first wave, or came later."""
+        return sum(count.offers for number, count in self.waves.items() if number > 1)
+
+
 class Tally:
     """All counts of one evening. For one event loop: nothing here is thread-safe."""
 
     def __init__(self, on_happening: Callable[[str], None] | None = None) -> None:
         self.orders = Orders()
         self.offers = Offers()
+        self.dispatch = Dispatch()
         self.pushed = 0
         self.positions = 0
         self.completed_trips = 0
@@ -116,11 +153,18 @@ class Tally:
         self._first_offer.setdefault(order_id, at)
 
     def create_to_offer(self) -> Latency:
-        """From sending the order to the first offer on a phone, for each order that had one."""
+        """From sending the order to the first offer on a phone, for each order that had one, by whatever wave."""
+        return self._create_to_offer(self._sent)
+
+    def create_to_near_offer(self) -> Latency:
+        """The same, of the orders whose first wave found somebody: no wait for a later one is in it."""
+        return self._create_to_offer(self._sent.keys() & self.dispatch.found_near)
+
+    def _create_to_offer(self, order_ids: Iterable[str]) -> Latency:
         return Latency(
             [
-                max(0.0, self._first_offer[order_id] - sent)
-                for order_id, sent in self._sent.items()
+                max(0.0, self._first_offer[order_id] - self._sent[order_id])
+                for order_id in order_ids
                 if order_id in self._first_offer
             ]
         )
