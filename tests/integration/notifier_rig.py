@@ -5,31 +5,38 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import random
+import socket
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import httpx
 import jwt
 from aiokafka import AIOKafkaProducer
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
+from deploy.local.processes import Nursery
 from deploy.local.stack import LocalStack
-from notifier.main import assemble
+from notifier.main import Notifier, assemble
 from notifier.settings import Settings
 from notifier.socket_server import SocketServer
+from tests.integration.service_process import RunningService
+from tests.integration.service_rig import ServiceHome, service_home
+from tools.weelo_client.notifications import Notification, NotificationStream
 from weelo_common.events import Event, encode, seal
+from weelo_common.events.topics import NOTIFIER, declared_topics
 from weelo_common.ids import new_id
 from weelo_common.kafka import KafkaClients
 from weelo_common.lifecycle import Lifecycle, running
-from weelo_common.migrate import migrate
-from weelo_common.postgres import Database
-from weelo_common.topics import create_topics
 
 PATIENCE_S = 20.0
+AT_ONCE = 50  # of a crowd that connect together at the start; what comes later comes as it does
 SECRET = "a secret of the tests, long enough for HS256"
 
 
@@ -66,51 +73,161 @@ class Replica:
 @contextlib.contextmanager
 def ground(stack: LocalStack) -> Iterator[Ground]:
     """A fresh database and fresh topics."""
-    prefix = f"nt{uuid4().hex[:6]}_"
-    dsn = stack.provision(prefix)["notifier"]
-    env: dict[str, Any] = {
-        "postgres_dsn": dsn,
-        "postgres_pool_max": 8,
-        "kafka_bootstrap_servers": stack.servers.kafka_bootstrap,
-        "kafka_topic_prefix": prefix.replace("_", "."),
-        "kafka_session_timeout_s": 6,
-        "redis_url": stack.servers.redis_url,
-        "redis_deadline_s": 1.0,
-        "http_port": 0,
-        "ws_port": 0,
-        "ws_drain_spread_s": 0,
-        "heads_check_s": 0.5,
-        "jwt_algorithm": "HS256",
-        "jwt_secret": SECRET,
-    }
-    settings = Settings.model_validate(env)
-
-    async def prepare() -> None:
-        await create_topics(KafkaClients(settings, client_id="test"), replication_factor=1)
-        async with (
-            Database.open(settings, application_name="test") as database,
-            database.connection() as connection,
-        ):
-            await migrate(connection, ["weelo_common", "notifier"])
-
-    asyncio.run(prepare())
-    try:
-        yield Ground(env)
-    finally:
-        stack.remove(prefix)
+    with service_home(
+        ServiceHome,
+        stack,
+        NOTIFIER,
+        declared_topics(),
+        postgres_pool_max=8,
+        redis_deadline_s=1.0,
+        ws_port=0,
+        ws_drain_spread_s=0,
+        heads_check_s=0.5,
+        jwt_algorithm="HS256",
+        jwt_secret=SECRET,
+    ) as home:
+        yield Ground(home.values)
 
 
 @contextlib.asynccontextmanager
 async def replica(settings: Settings) -> AsyncIterator[Replica]:
     """A notifier that is ready: its consumer is in the group and it hears Redis, unless that is away."""
-    servers: list[SocketServer] = []
+    built: list[Notifier] = []
 
     async def build(settings: Settings, life: Lifecycle) -> None:
-        servers.append(await assemble(settings, life))
+        built.append(await assemble(settings, life))
 
     async with running(build, settings) as life:
         await until(lambda: not life.health.not_ready(), "ready")
-        yield Replica(life, servers[0])
+        yield Replica(life, built[0].sockets)
+
+
+class NotifierProcess(RunningService):
+    """A notifier of its own process, for what kills it. It keeps its port for sockets over all its lives."""
+
+    def __init__(self, nursery: Nursery, here: Ground, log_path: Path, **changed: Any) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.ws_port: int = free.getsockname()[1]
+        settings = here.env | changed | {"ws_port": self.ws_port}
+        environment = {name.upper(): str(value) for name, value in settings.items()}
+        super().__init__(nursery, "notifier", log_path, environment)
+
+    @property
+    def ws_url(self) -> str:
+        return f"ws://127.0.0.1:{self.ws_port}/ws"
+
+    def metric(self, name: str) -> float:
+        """The sum of a metric over its labels."""
+        lines = httpx.get(f"{self.base_url}/metrics", trust_env=False).text.splitlines()
+        return sum(float(line.split()[-1]) for line in lines if line.startswith((f"{name} ", f"{name}{{")))
+
+    def resident_bytes(self) -> int:
+        """What it takes of the machine's memory."""
+        status = Path(f"/proc/{self.pid}/status").read_text()
+        return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS")) * 1024
+
+    async def wait_ready(self) -> None:
+        """Until it is in its group and hears Redis."""
+        give_up_at = time.monotonic() + 2 * PATIENCE_S
+        async with httpx.AsyncClient(trust_env=False) as http:
+            while (answer := await http.get(f"{self.base_url}/health/ready")).status_code != 200:
+                assert time.monotonic() < give_up_at, answer.text
+                await asyncio.sleep(0.05)
+
+
+@contextlib.asynccontextmanager
+async def processes(
+    here: Ground, folder: Path, count: int, **changed: Any
+) -> AsyncIterator[list[NotifierProcess]]:
+    """Notifiers as processes, ready."""
+    nursery = Nursery()
+    started = [
+        NotifierProcess(nursery, here, folder / f"notifier-{number}.log", **changed)
+        for number in range(count)
+    ]
+    try:
+        for one in started:
+            await asyncio.to_thread(one.start)
+        for one in started:
+            await one.wait_ready()
+        yield started
+    finally:
+        for one in started:
+            await asyncio.to_thread(one.stop)
+        nursery.close()
+
+
+@dataclass
+class Crowd:
+    """Many users, each with the client that readers copy; it notes what each was told."""
+
+    addresses: Callable[[], Sequence[str]]
+    streams: dict[str, NotificationStream] = field(default_factory=dict)
+    told: dict[str, list[Notification]] = field(default_factory=dict)
+
+    @contextlib.asynccontextmanager
+    async def listening(self, users: Sequence[str]) -> AsyncIterator[None]:
+        """All of them connected, until the end."""
+
+        async def listen(user_id: str, stream: NotificationStream) -> None:
+            async for message in stream:
+                assert isinstance(message, Notification), f"{user_id} was told to read by HTTP"
+                self.told[user_id].append(message)
+
+        tasks = []
+        for user_id in users:
+            self.told[user_id] = []
+            self.streams[user_id] = stream = NotificationStream(
+                lambda: random.choice(self.addresses()),
+                lambda user_id=user_id: token(user_id),  # type: ignore[misc]
+            )
+            tasks.append(asyncio.create_task(listen(user_id, stream)))
+            if len(tasks) % AT_ONCE == 0:
+                await asyncio.wait_for(stream.ready.wait(), PATIENCE_S)
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                for stream in self.streams.values():
+                    await stream.ready.wait()
+            yield
+            for task in tasks:
+                if task.done():
+                    task.result()  # raises what ended it
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+
+    async def cut_off(self, share: float, seconds: float) -> None:
+        """Cut this share of the connections over so many seconds, one after the other, as bad networks do."""
+        some = random.sample(sorted(self.streams), int(len(self.streams) * share))
+        for user_id in some:
+            connection = self.streams[user_id].connection
+            if connection is not None:
+                connection.transport.abort()
+            await asyncio.sleep(seconds / len(some))
+
+    async def made_whole(self, published: dict[str, int]) -> None:
+        """Wait until each is where his stream ends, and check that received and skipped is what was published."""
+
+        def behind() -> list[str]:
+            places = {user_id: stream.position for user_id, stream in self.streams.items()}
+            return [
+                user_id
+                for user_id, count in published.items()
+                if (place := places[user_id]) is None or place.offset < count
+            ]
+
+        give_up_at = time.monotonic() + 3 * PATIENCE_S
+        while left := behind():
+            assert time.monotonic() < give_up_at, f"{len(left)} never came to the end, as {left[0]}"
+            await asyncio.sleep(0.05)
+        for user_id, count in published.items():
+            stream, told = self.streams[user_id], self.told[user_id]
+            offsets = [message.offset for message in told]
+            assert offsets == sorted(set(offsets)), f"{user_id}: {offsets}"
+            assert len({message.id for message in told}) == len(told), user_id
+            assert stream.tally.received + stream.tally.skipped == count, user_id
+            assert (stream.tally.gaps, stream.tally.repeats, stream.tally.rereads) == (0, 0, 0), user_id
 
 
 @contextlib.asynccontextmanager

@@ -1,10 +1,12 @@
 """A client of ``/ws``: connects, authenticates, resumes, drops repeats, and comes back with jitter.
 
-    async for message in NotificationStream("ws://127.0.0.1:18013/ws", lambda: token):
+    stream = NotificationStream("ws://127.0.0.1:18013/ws", token=fetch_token, position=saved)
+    async for message in stream:
         if isinstance(message, Reread):
             ...                      # what was missed cannot be replayed: read the state by HTTP
         else:
             print(message.event, message.data)
+        save(stream.position)        # a new process goes on from here
 
 It never invents or reorders: messages come in the order of their offsets, each once, across any number of connections.
 """
@@ -23,7 +25,8 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
 
 TokenSource = Callable[[], str | Awaitable[str]]
-"""Gives a token that holds now; asked again before each connection."""
+"""Gives a token that holds now. It is asked before each connection, so also after 4401 and 4408; where it refreshes
+tokens over the network it may be a coroutine, and may raise ``OSError`` or ``TimeoutError`` to be asked again later."""
 
 # Coming back in the same way would end in the same way or, with 4409, push another of the user's sockets out.
 FINAL_CODES = frozenset({4400, 4403, 4409})
@@ -101,6 +104,8 @@ class NotificationStream:
         self.position = position
         self.ready = asyncio.Event()
         """Set while the server has said ``ready`` and the connection lives."""
+        self.connection: ClientConnection | None = None
+        """The live connection, or None between two."""
         self._url = url
         self._token = token
         self._backoff_base_s = backoff_base_s
@@ -137,6 +142,7 @@ class NotificationStream:
             max_size=MAX_FRAME_BYTES,
             proxy=None,
         ) as connection:
+            self.connection = connection
             try:
                 async with asyncio.timeout(self._deadline_s):
                     missed_some = await self._greet(connection, token)
@@ -152,6 +158,8 @@ class NotificationStream:
             except ConnectionClosed:
                 self._judge_close(connection, token)
                 raise
+            finally:
+                self.connection = None
             self._judge_close(connection, token)
 
     async def _greet(self, connection: ClientConnection, token: str) -> bool:

@@ -10,12 +10,12 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from prometheus_client import CollectorRegistry
-from websockets.asyncio.client import connect
-from websockets.asyncio.server import ServerConnection, serve
+from services.notifier.tests.socket_rig import client, listening
 
 from notifier.metrics import Metrics
+from notifier.protocol import event_head
 from notifier.session import Session
-from notifier.socket_adapter import Socket
+from notifier.socket_adapter import Socket, text_frame
 from notifier.store import Appended, StoredFrame
 from weelo_common.auth import Principal, Role
 
@@ -33,13 +33,15 @@ class StandingClock:
 @dataclass(frozen=True)
 class Limits:
     ws_slow_deadline_s: float = 5.0
+    ws_messages_per_s: float = 10.0
+    ws_messages_burst: int = 60
 
 
 def frame(offset: int, *, expires_in_s: float | None = None, dead: bool = False) -> StoredFrame:
     return StoredFrame(
         offset=offset,
         event="new_broadcast",
-        body=json.dumps({"id": f"e{offset}", "event": "new_broadcast", "data": {}}),
+        rest=json.dumps({"id": f"e{offset}", "event": "new_broadcast", "data": {}})[1:].encode(),
         event_time=NOW,
         traceparent=None,
         expires_at=None if expires_in_s is None else NOW + timedelta(seconds=expires_in_s),
@@ -55,9 +57,10 @@ async def heard_from(
     async def read(user_id: str, after: int, limit: int) -> list[StoredFrame]:
         return [one for one in stored if one.offset > after][:limit]
 
-    async def converse(connection: ServerConnection) -> None:
+    async def converse(socket: Socket) -> None:
+        socket.begin()
         session = Session(
-            Socket(connection, queue_bytes=65_536, close_deadline_s=1.0),
+            socket,
             Principal("k-1", Role.CAPTAIN, NOW + timedelta(hours=1)),
             read=read,
             metrics=Metrics(CollectorRegistry()),
@@ -65,24 +68,26 @@ async def heard_from(
             limits=Limits(),
         )
         act(session)
-        await connection.wait_closed()
+        await socket.gone
         await session.ended()
 
     heard: list[dict[str, Any]] = []
-    async with serve(converse, "127.0.0.1", 0, compression=None) as server:
-        port = server.sockets[0].getsockname()[1]
-        async with connect(f"ws://127.0.0.1:{port}", compression=None, proxy=None) as client:
-            async with asyncio.timeout(10):
-                while not heard or (heard[-1].get("to") or heard[-1]["offset"]) < upto:
-                    heard.append(json.loads(await client.recv()))
+    async with listening(converse) as port, client(port) as it:
+        async with asyncio.timeout(10):
+            while not heard or (heard[-1].get("to") or heard[-1]["offset"]) < upto:
+                heard.append(json.loads(await it.recv()))
     return heard
+
+
+def tell(session: Session, one: StoredFrame) -> None:
+    session.deliver(Appended("k-1", EPOCH, one), text_frame(event_head(one.offset), one.rest), NOW)
 
 
 def deliver(*frames: StoredFrame) -> Callable[[Session], None]:
     def act(session: Session) -> None:
         session.begin(epoch=EPOCH, cursor=0, head=0)
         for one in frames:
-            session.deliver(Appended("k-1", EPOCH, one))
+            tell(session, one)
 
     return act
 
@@ -112,8 +117,18 @@ async def test_what_was_heard_before_the_stream_was_open_is_sent_with_it() -> No
     stored = [frame(1)]
 
     def act(session: Session) -> None:
-        session.deliver(Appended("k-1", EPOCH, stored[0]))  # committed just after the stream was read
+        tell(session, stored[0])  # committed just after the stream was read
         session.begin(epoch=EPOCH, cursor=0, head=0)
 
     heard = await heard_from(stored, act, upto=1)
     assert [one["offset"] for one in heard] == [1]
+
+
+async def test_what_a_resume_missed_is_sent_without_waiting_for_a_check() -> None:
+    stored = [frame(1), frame(2, expires_in_s=0, dead=True), frame(3)]
+    heard = await heard_from(stored, lambda session: session.begin(epoch=EPOCH, cursor=0, head=3), upto=3)
+    assert [(one["type"], one.get("offset") or one["to"]) for one in heard] == [
+        ("event", 1),
+        ("skip", 2),
+        ("event", 3),
+    ]

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Response
 
-from notifier import protocol, store
+from notifier import openapi, protocol, store
 from notifier.protocol import MAX_OFFSET
 from notifier.store import StoredFrame
 from weelo_common.http import Principal, api_router, principal, success
@@ -22,7 +22,7 @@ def router(database: Database) -> APIRouter:
     """The notifier's one route."""
     routes = api_router()
 
-    @routes.get("/notifications")
+    @routes.get("/notifications", **openapi.NOTIFICATIONS)
     async def notifications(
         caller: Annotated[Principal, Depends(principal())],
         after: Annotated[int, Query(ge=0, le=MAX_OFFSET)] = 0,
@@ -48,7 +48,7 @@ def replay(frames: Sequence[StoredFrame]) -> list[dict[str, Any]]:
     sent: list[dict[str, Any]] = []
     for frame in frames:
         if not frame.dead:
-            sent.append(json.loads(protocol.event_frame(frame.offset, frame.body)))
+            sent.append(json.loads(protocol.event_head(frame.offset) + frame.rest))
         elif sent and sent[-1]["type"] == "skip":
             sent[-1]["to"] = frame.offset
         else:

@@ -9,36 +9,38 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from notifier import store
 from notifier.metrics import Metrics
-from notifier.protocol import CloseCode
+from notifier.protocol import CloseCode, event_head
 from notifier.session import Session
+from notifier.socket_adapter import text_frame
 from notifier.store import Appended, StoredFrame, Stream
+from weelo_common.clock import Clock
 from weelo_common.postgres import Database, DatabaseUnavailable
 
 log = logging.getLogger(__name__)
 
-HEADS_A_QUERY = 1_000  # users asked about in one statement
+SOCKETS_A_QUERY = 1_000  # asked about in one statement
 MAX_CONCURRENT_READS = 6  # half the pool: a storm of resumes leaves connections for what is new
 
 
 class Hub:
     """All sessions of the process."""
 
-    def __init__(self, database: Database, metrics: Metrics, *, most_per_user: int) -> None:
+    def __init__(self, database: Database, metrics: Metrics, clock: Clock, *, most_per_user: int) -> None:
         self._database = database
         self._metrics = metrics
+        self._clock = clock
         self._most_per_user = most_per_user
-        self._sessions: dict[str, list[Session]] = {}
+        self._sessions: dict[str, tuple[Session, ...]] = {}
         self._reads = asyncio.Semaphore(MAX_CONCURRENT_READS)
         self._check_now = asyncio.Event()
 
     def enter(self, session: Session) -> None:
         """Take in a session; beyond the limit its user's oldest one is closed with 4409."""
-        sessions = self._sessions.setdefault(session.user_id, [])
-        sessions.append(session)
+        sessions = self._sessions[session.user_id] = (*self._sessions.get(session.user_id, ()), session)
         self._metrics.sockets.inc()
         self._metrics.users.set(len(self._sessions))
         if len(sessions) > self._most_per_user:
@@ -48,24 +50,43 @@ class Hub:
         """Let go of a session, closing it where a code is given; a second call does nothing."""
         if code is not None:
             session.close(code, reason)
-        sessions = self._sessions.get(session.user_id, [])
+        sessions = self._sessions.get(session.user_id, ())
         if session not in sessions:
             return
-        sessions.remove(session)
-        if not sessions:
+        if len(sessions) == 1:
             del self._sessions[session.user_id]
+        else:
+            self._sessions[session.user_id] = tuple(other for other in sessions if other is not session)
         self._metrics.sockets.dec()
         self._metrics.users.set(len(self._sessions))
 
     def push(self, appended: Iterable[Appended]) -> None:
         """Frames were committed, here or elsewhere: hand them to the sockets of their users."""
+        now = self._clock.now()
+        get = self._sessions.get
+        last: StoredFrame | None = None
+        sent = 0
         for one in appended:
-            for session in tuple(self._sessions.get(one.user_id, ())):
-                session.deliver(one)
+            sessions = get(one.user_id)
+            if sessions is None:
+                continue
+            frame = one.frame
+            if last is not None and (frame.event_time is not last.event_time or frame.event != last.event):
+                self._metrics.pushes.live(last.event, now, last.event_time, sent)
+                sent = 0
+            last = frame
+            wire = text_frame(event_head(frame.offset), frame.rest)
+            for session in sessions:
+                sent += session.deliver(one, wire, now)
+        if last is not None:
+            self._metrics.pushes.live(last.event, now, last.event_time, sent)
 
-    def queued_bytes(self) -> int:
-        """What waits in the process for all sockets."""
-        return sum(session.socket.queued_bytes for session in self.sessions())
+    def observe_queues(self) -> None:
+        """Tell the metrics what waits in the process for the sockets."""
+        waiting = [session.socket.queued_bytes for session in self.sessions()]
+        self._metrics.queued_bytes.set(sum(waiting))
+        self._metrics.longest_queue_bytes.set(max(waiting, default=0))
+        self._metrics.full_queues.set(sum(session.socket.is_full for session in self.sessions()))
 
     def sessions(self) -> list[Session]:
         """All of them, in no order that matters."""
@@ -103,7 +124,7 @@ class Hub:
             self._check_now.clear()
             if stop.is_set():
                 return
-            self._metrics.queued_bytes.set(self.queued_bytes())
+            self.observe_queues()
             try:
                 await self.check_heads()
             except DatabaseUnavailable as error:
@@ -115,21 +136,20 @@ class Hub:
         Raises:
             DatabaseUnavailable: PostgreSQL is out of reach.
         """
-        users = list(self._sessions)
+        places = [(session.user_id, *session.place) for session in self.sessions() if session.place]
         behind = 0
-        for start in range(0, len(users), HEADS_A_QUERY):
-            behind += self._compare(await self._streams(users[start : start + HEADS_A_QUERY]))
+        for start in range(0, len(places), SOCKETS_A_QUERY):
+            users, epochs, cursors = zip(*places[start : start + SOCKETS_A_QUERY], strict=True)
+            async with self._database.connection() as connection:
+                ahead = await store.streams_ahead(connection, users, epochs, cursors)
+            behind += self._compare(ahead)
         if behind:
             self._metrics.found_late.inc(behind)
         return behind
 
-    async def _streams(self, users: Sequence[str]) -> list[Stream]:
-        async with self._database.connection() as connection:
-            return await store.streams_of(connection, users)
-
     def _compare(self, streams: Iterable[Stream]) -> int:
         behind = 0
         for stream in streams:
-            for session in tuple(self._sessions.get(stream.user_id, ())):
+            for session in self._sessions.get(stream.user_id, ()):
                 behind += session.head_is(epoch=stream.epoch, head=stream.head)
         return behind

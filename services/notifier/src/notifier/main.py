@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from notifier import consumers, http, retention
 from notifier.file_limit import raise_file_limit
 from notifier.handlers import Handlers
+from notifier.heartbeat import Heartbeat
 from notifier.hub import Hub
 from notifier.metrics import Metrics
 from notifier.routing import Router
@@ -26,22 +28,31 @@ from weelo_common.sweep import Sweep, SweepJob
 SERVICE = "notifier"
 
 
+@dataclass(frozen=True)
+class Notifier:
+    """What tests and benchmarks ask of a notifier that runs."""
+
+    sockets: SocketServer
+    hub: Hub
+
+
 async def build(settings: Settings, life: Lifecycle) -> None:
     """Put the service together and start it."""
     await assemble(settings, life)
 
 
-async def assemble(settings: Settings, life: Lifecycle) -> SocketServer:
-    """Put the service together, start it, and return the server of its sockets."""
+async def assemble(settings: Settings, life: Lifecycle) -> Notifier:
+    """Put the service together, start it, and return its parts."""
     verifier = TokenVerifier.from_settings(settings)
     raise_file_limit(settings.ws_max_sockets)
     listener = listen(settings.ws_host, settings.ws_port, send_buffer_bytes=settings.ws_send_buffer_bytes)
     clock = SystemClock()
     metrics = Metrics(life.registry)
+    metrics.sockets_limit.set(settings.ws_max_sockets)
     kafka = KafkaClients(settings, client_id=SERVICE)
     database = await life.enter(Database.open(settings, application_name=SERVICE))
     redis = await life.enter(RedisClient.open(settings))
-    hub = Hub(database, metrics, most_per_user=settings.ws_max_per_user)
+    hub = Hub(database, metrics, clock, most_per_user=settings.ws_max_per_user)
     router = Router(
         redis, metrics, namespace=settings.kafka_topic_prefix, push=hub.push, caught_up=hub.check_soon
     )
@@ -69,8 +80,15 @@ async def assemble(settings: Settings, life: Lifecycle) -> SocketServer:
         ],
         period_s=settings.sweep_period_s,
     )
+    heartbeat = Heartbeat(settings, clock)
     sockets = SocketServer(
-        listener, hub=hub, verifier=verifier, settings=settings, metrics=metrics, clock=clock
+        listener,
+        hub=hub,
+        heartbeat=heartbeat,
+        verifier=verifier,
+        settings=settings,
+        metrics=metrics,
+        clock=clock,
     )
 
     life.health.check("postgres", lambda: database.trouble)
@@ -86,6 +104,7 @@ async def assemble(settings: Settings, life: Lifecycle) -> SocketServer:
     life.spawn("publisher", router.run_publisher)
     life.spawn("consumer", consumer.run)
     life.spawn("subscriber", router.run_subscriber)
+    life.spawn("heartbeat", heartbeat.run)
     life.spawn("heads check", lambda stop: hub.run(stop, settings.heads_check_s))
     app = create_app(
         SERVICE,
@@ -96,7 +115,7 @@ async def assemble(settings: Settings, life: Lifecycle) -> SocketServer:
     )
     life.serve_http(app, settings.http_host, settings.http_port)
     life.spawn("sockets", sockets.run)
-    return sockets
+    return Notifier(sockets, hub)
 
 
 def main() -> None:

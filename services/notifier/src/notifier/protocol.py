@@ -15,7 +15,10 @@ MAX_OFFSET = 2**63 - 1  # the database's bigint
 
 
 class CloseCode(IntEnum):
-    """Why the server closes a socket. After the first three a client must not come back as it is."""
+    """Why the server closes a socket. After the first three a client must not come back as it is.
+
+    The library itself closes with 1002 who breaks RFC 6455 and with 1009 whose frame is too long.
+    """
 
     BAD_FRAME = 4400
     NOT_AUTHENTICATED = 4401
@@ -23,6 +26,8 @@ class CloseCode(IntEnum):
     TOKEN_EXPIRED = 4408
     TOO_MANY_CONNECTIONS = 4409
     TOO_SLOW_OR_CHATTY = 4429
+    NOT_UTF_8 = 1007
+    TOO_BIG = 1009
     INTERNAL_ERROR = 1011
     GOING_DOWN = 1012
 
@@ -104,9 +109,9 @@ def ready_frame(
     )
 
 
-def event_frame(offset: int, body: str) -> bytes:
-    """An event frame from its stored body, without reading the body again."""
-    return b'{"type":"event","offset":%d,%b' % (offset, body[1:].encode())
+def event_head(offset: int) -> bytes:
+    """How an event frame begins; the rest of it is stored."""
+    return b'{"type":"event","offset":%d,' % offset
 
 
 def skip_frame(first: int, last: int) -> bytes:

@@ -62,6 +62,7 @@ class Router:
         self._waiting: deque[Appended] = deque()
         self._filled = asyncio.Event()
         self._listening = False
+        metrics.routing_queue.set_function(lambda: len(self._waiting))
 
     @property
     def trouble(self) -> str | None:
@@ -178,7 +179,7 @@ def _pack(replica: str, frames: Sequence[Appended]) -> bytes:
             one.epoch,
             one.frame.offset,
             one.frame.event,
-            one.frame.body,
+            one.frame.rest.decode(),
             one.frame.event_time.isoformat(),
             one.frame.traceparent,
             one.frame.expires_at.isoformat() if one.frame.expires_at else None,
@@ -210,13 +211,13 @@ def _unpack(data: bytes) -> tuple[str, list[Appended]]:
             StoredFrame(
                 offset=int(offset),
                 event=_text(event),
-                body=_text(body),
+                rest=_text(rest).encode(),
                 event_time=parse_time(event_time),
                 traceparent=None if traceparent is None else _text(traceparent),
                 expires_at=parse_time(expires_at) if expires_at else None,
                 dead=False,
             ),
         )
-        for user_id, epoch, offset, event, body, event_time, traceparent, expires_at in message["frames"]
+        for user_id, epoch, offset, event, rest, event_time, traceparent, expires_at in message["frames"]
     ]
     return message["replica"], frames

@@ -10,11 +10,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from datetime import datetime
 from typing import Protocol
 
 from notifier import protocol
 from notifier.metrics import Metrics
-from notifier.protocol import CloseCode
+from notifier.protocol import Allowance, CloseCode
 from notifier.socket_adapter import SlowClient, Socket, text_frame
 from notifier.store import Appended, StoredFrame
 from weelo_common.auth import Principal
@@ -38,6 +39,14 @@ class Limits(Protocol):
     def ws_slow_deadline_s(self) -> float:
         """Seconds a full queue may stay full."""
 
+    @property
+    def ws_messages_per_s(self) -> float:
+        """How many messages a client may send in the long run."""
+
+    @property
+    def ws_messages_burst(self) -> int:
+        """How many it may send at once."""
+
 
 class Session:
     """Sends one user's stream down one socket."""
@@ -53,8 +62,12 @@ class Session:
         "_read",
         "_replay_upto",
         "acked",
+        "allowance",
+        "pinged_at",
         "principal",
+        "slot",
         "socket",
+        "token_end",
     )
 
     def __init__(
@@ -71,6 +84,11 @@ class Session:
         self.principal = principal
         self.acked = 0
         """The highest offset that the client has acknowledged."""
+        self.allowance: Allowance | None = None
+        """How much it may still say; None while it has said nothing but acks."""
+        self.slot = 0  # these three are the heartbeat's
+        self.pinged_at: float | None = None
+        self.token_end: asyncio.TimerHandle | None = None
         self._read = read
         self._metrics = metrics
         self._clock = clock
@@ -91,6 +109,11 @@ class Session:
         """The last offset sent or passed over."""
         return self._cursor
 
+    @property
+    def place(self) -> tuple[str, int] | None:
+        """Where it is: the epoch and the last offset sent; None until the stream is open."""
+        return None if self._epoch is None else (self._epoch, self._cursor)
+
     def begin(self, *, epoch: str, cursor: int, head: int) -> None:
         """Send everything after ``cursor`` from now on. What was heard of the stream before counts, too."""
         self._epoch = epoch
@@ -100,21 +123,38 @@ class Session:
         if self._cursor < self._head:
             self._catch_up()
 
-    def deliver(self, appended: Appended) -> None:
-        """A frame of this user's stream was committed, here or in another replica."""
+    def deliver(self, appended: Appended, wire: bytes, now: datetime) -> bool:
+        """A frame of this user's stream was committed, here or in another replica; True where it was sent at once.
+
+        ``wire`` is the frame as it goes over the socket: built once, however many sockets the user has.
+        """
         frame = appended.frame
+        offset = frame.offset
+        if (
+            offset == self._cursor + 1
+            and self._catching_up is None
+            and appended.epoch == self._epoch
+            and not self.socket.is_full
+            and (frame.expires_at is None or frame.expires_at > now)
+        ):
+            self._cursor = offset
+            if offset > self._head:
+                self._head = offset
+            if frame.traceparent is None:
+                self.socket.write(wire)
+            else:
+                self._write_traced(frame, wire)
+            return True
+        self._deliver_out_of_turn(appended)
+        return False
+
+    def _deliver_out_of_turn(self, appended: Appended) -> None:
+        offset = appended.frame.offset
         if self._epoch is not None and appended.epoch != self._epoch:
             return  # the heads check decides whether our stream was replaced
-        self._head = max(self._head, frame.offset)
-        if self._epoch is None or self._catching_up is not None or frame.offset <= self._cursor:
-            return
-        in_turn = frame.offset == self._cursor + 1
-        if not in_turn or self.socket.is_full() or self._has_expired(frame):
+        self._head = max(self._head, offset)
+        if self._epoch is not None and self._catching_up is None and offset > self._cursor:
             self._catch_up()
-            return
-        self._send(frame)
-        if self.socket.is_full():
-            self._catch_up()  # waits for room, at most until the slow deadline
 
     def head_is(self, *, epoch: str, head: int) -> bool:
         """What PostgreSQL says of the stream; True where the socket was behind and nobody had told it."""
@@ -129,9 +169,15 @@ class Session:
             self._catch_up()
         return not was_told
 
+    def may_say(self, now_s: float) -> bool:
+        """Whether the client may say one more thing, at ``now_s`` of a steady clock."""
+        if self.allowance is None:
+            self.allowance = Allowance(self._limits.ws_messages_per_s, self._limits.ws_messages_burst, now_s)
+        return self.allowance.take(now_s)
+
     def close(self, code: CloseCode, reason: str) -> None:
         """Begin to close the socket, once."""
-        if self.socket.close(code, reason):
+        if self.socket.end(code, reason):
             self._metrics.closed.labels(str(int(code))).inc()
 
     async def ended(self) -> None:
@@ -140,16 +186,17 @@ class Session:
         if catching_up is not None:
             catching_up.cancel()
             await asyncio.wait([catching_up])
-        await self.socket.closed()
+        await self.socket.ended()
 
     def _catch_up(self) -> None:
-        if self.socket.is_open():
+        if self.socket.is_open:
             self._catching_up = asyncio.create_task(self._read_and_send())
 
     async def _read_and_send(self) -> None:
         try:
             await self._until_at_head()
         except SlowClient:
+            self._metrics.slow_closed.inc()
             self.close(CloseCode.TOO_SLOW_OR_CHATTY, "too slow; resume")
         except DatabaseUnavailable as error:
             # The next heads check starts this again.
@@ -160,10 +207,13 @@ class Session:
         finally:
             self._catching_up = None
 
+    def _is_open(self) -> bool:
+        return self.socket.is_open
+
     async def _until_at_head(self) -> None:
         deadline_s = self._limits.ws_slow_deadline_s
         await self.socket.drained(deadline_s)
-        while self._cursor < self._head and self.socket.is_open():
+        while self._cursor < self._head and self._is_open():
             frames = await self._read(self.user_id, self._cursor, PAGE_FRAMES)
             if not frames or frames[0].offset != self._cursor + 1:
                 # Retention took what this socket had not been sent yet: an honest resume will say so.
@@ -178,32 +228,32 @@ class Session:
                     self._skip(dead_since, frame.offset - 1)
                     dead_since = None
                 self._send(frame)
-                if self.socket.is_full():
+                if self.socket.is_full:
                     await self.socket.drained(deadline_s)
-                    if not self.socket.is_open():
+                    if not self._is_open():
                         return
             if dead_since is not None:
                 self._skip(dead_since, frames[-1].offset)
 
     def _send(self, frame: StoredFrame) -> None:
+        """Send what was read from the stream."""
         self._cursor = frame.offset
         self._head = max(self._head, frame.offset)
-        payload = text_frame(protocol.event_frame(frame.offset, frame.body))
-        if frame.traceparent and frame.traceparent.endswith(SAMPLED):
-            with span(f"push {frame.event}", parent=frame.traceparent):
-                self.socket.write(payload)
-        else:
-            self.socket.write(payload)
-        self._metrics.pushed.labels(frame.event).inc()
+        self._write_traced(frame, text_frame(protocol.event_head(frame.offset), frame.rest))
         if frame.offset > self._replay_upto:
-            late = self._clock.now() - frame.event_time
-            self._metrics.push_seconds.observe(max(0.0, late.total_seconds()))
+            self._metrics.pushes.live(frame.event, self._clock.now(), frame.event_time)
+        else:
+            self._metrics.pushes.replayed(frame.event)
+
+    def _write_traced(self, frame: StoredFrame, wire: bytes) -> None:
+        if frame.traceparent is not None and frame.traceparent.endswith(SAMPLED):
+            with span(f"push {frame.event}", parent=frame.traceparent):
+                self.socket.write(wire)
+        else:
+            self.socket.write(wire)
 
     def _skip(self, first: int, last: int) -> None:
         self._cursor = last
         self._head = max(self._head, last)
         self.socket.write(text_frame(protocol.skip_frame(first, last)))
         self._metrics.skipped.inc(last - first + 1)
-
-    def _has_expired(self, frame: StoredFrame) -> bool:
-        return frame.expires_at is not None and frame.expires_at <= self._clock.now()

@@ -36,7 +36,7 @@ class Settings(RedisSettings, UserTokenSettings, ServiceSettings):
     """Frames of one client; an ``ack`` of a frame that was sent costs nothing."""
     ws_ping_interval_s: Seconds = 20.0
     ws_ping_deadline_s: Seconds = 20.0
-    """A client that leaves a ping unanswered for this long is gone."""
+    """A client that sends nothing for this long after a ping is gone; looked at once an interval."""
     ws_close_deadline_s: Seconds = 2.0
     """For the closing handshake; then the connection is cut."""
     ws_drain_wait_s: Annotated[float, Field(ge=0, le=600)] = 0.0

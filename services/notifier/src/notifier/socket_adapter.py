@@ -1,30 +1,58 @@
 """The one file that touches the inside of the ``websockets`` library.
 
-A frame is built once and written straight to the transport, which is half as dear as the library's ``send()``; this
-is right only without extensions and without fragmented messages, and we use neither. What else the library lacks:
-a count of connections that have not authenticated, and a bound on what a client that never reads can make us queue.
+The library shakes hands, parses, and closes. What it does not do for thousands of sockets that mostly wait is done
+here: a frame goes to the kernel at once, messages are handed over by a call instead of a task that waits for them,
+nothing of the handshake is kept, and what a client that never reads can make us queue has a bound. Writing past the
+library is right only without extensions, without TLS and without fragmented messages, and we use none of them.
+``tests/test_socket_adapter.py`` fails where a new version of the library no longer fits.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+import contextlib
+import socket
+import struct
+from collections.abc import Callable
+from typing import Any, cast
 
 from websockets.asyncio.server import Server, ServerConnection
-from websockets.protocol import State
+from websockets.datastructures import Headers
+from websockets.frames import DATA_OPCODES, Frame, Opcode
+from websockets.http11 import Request
+from websockets.protocol import Event, State
 from websockets.server import ServerProtocol
 
 from notifier.protocol import CloseCode
 
 TEXT_FRAME = 0x81  # FIN and the opcode of text (RFC 6455, section 5.2)
+PING_FRAME = b"\x89\x00"  # without a payload
 MAX_REASON_BYTES = 123  # RFC 6455, section 5.5: a control frame's 125 less the code
+MAX_FRAGMENTS = 64  # of one message; nobody cuts 64 KiB into more
+MAX_UNREAD_MESSAGES = 4  # while nobody listens yet; then the client is read no further
 PONG_SLACK_BYTES = (
     64 * 1024
 )  # the library answers protocol pings by itself, also when nobody reads the answers
 
+_pack_16 = struct.Struct("!BBH").pack
+_pack_64 = struct.Struct("!BBQ").pack
+_FORGOTTEN = Request("", Headers())
+
+Message = str | bytes
+
 
 class SlowClient(Exception):
     """The client did not make room in its queue in time; it is closed with 4429 and may resume."""
+
+
+class _NoAssembler:
+    """Stands in for the library's assembler of messages, which takes 1 KiB a socket."""
+
+    def close(self) -> None:
+        """The connection is lost."""
+
+
+_NO_ASSEMBLER = _NoAssembler()
 
 
 class Gate:
@@ -33,89 +61,201 @@ class Gate:
     def __init__(self, *, most: int, most_unauthenticated: int) -> None:
         self._most = most
         self._most_unauthenticated = most_unauthenticated
-        self._all: set[object] = set()
-        self._unauthenticated: set[object] = set()
-
-    @property
-    def unauthenticated(self) -> int:
+        self._all = 0
+        self.unauthenticated = 0
         """Connections that have not shown a token yet."""
-        return len(self._unauthenticated)
 
     def refusal(self) -> str | None:
         """Why one more connection, which has been counted already, is too many; None where it is not."""
-        if len(self._all) > self._most:
+        if self._all > self._most:
             return "sockets"
-        if len(self._unauthenticated) > self._most_unauthenticated:
+        if self.unauthenticated > self._most_unauthenticated:
             return "unauthenticated"
         return None
 
-    def arrived(self, connection: object) -> None:
+    def arrived(self) -> None:
         """A TCP connection was accepted."""
-        self._all.add(connection)
-        self._unauthenticated.add(connection)
+        self._all += 1
+        self.unauthenticated += 1
 
-    def authenticated(self, connection: object) -> None:
-        """It has shown a token that holds."""
-        self._unauthenticated.discard(connection)
+    def authenticated(self) -> None:
+        """One of them has shown a token that holds."""
+        self.unauthenticated -= 1
 
-    def left(self, connection: object) -> None:
-        """It is gone."""
-        self._all.discard(connection)
-        self._unauthenticated.discard(connection)
+    def left(self, *, authenticated: bool) -> None:
+        """One of them is gone."""
+        self._all -= 1
+        self.unauthenticated -= not authenticated
 
 
-class GuardedConnection(ServerConnection):
-    """The library's connection, counted by the gate and cut when its unread answers pile up."""
+class Socket(ServerConnection):
+    """One connection, from the accepted TCP connection to its end.
 
-    def __init__(self, protocol: ServerProtocol, server: Server, *, gate: Gate, **options: Any) -> None:
+    It is read by ``first_message()`` and then ``listen()``, never by the library's ``recv()``, and written by
+    ``write()``, never by its ``send()``.
+    """
+
+    # The library's attributes fill one dict of shared keys; ours must not make each dict one of its own.
+    __slots__ = (
+        "_close_deadline_s",
+        "_closing",
+        "_cut",
+        "_fragments",
+        "_gate",
+        "_listener",
+        "_open",
+        "_passed_on",
+        "_raw",
+        "_unread",
+        "_waiting",
+        "authenticated",
+        "gone",
+        "heard_at",
+        "is_full",
+        "session",
+    )
+
+    def __init__(
+        self, protocol: ServerProtocol, server: Server, *, gate: Gate, close_deadline_s: float, **options: Any
+    ) -> None:
         super().__init__(protocol, server, **options)
         self._gate = gate
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._gate.arrived(self)
-        super().connection_made(transport)
-
-    def data_received(self, data: bytes) -> None:
-        if self.transport.get_write_buffer_size() > self.write_limit_high + PONG_SLACK_BYTES:
-            self.transport.abort()
-            return
-        super().data_received(data)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._gate.left(self)
-        super().connection_lost(exc)
-
-
-class Socket:
-    """One open connection, for writing and closing. Reading stays with the library's ``recv()``."""
-
-    __slots__ = ("_close_deadline_s", "_closing", "_connection", "close_code", "queue_bytes")
-
-    def __init__(self, connection: ServerConnection, *, queue_bytes: int, close_deadline_s: float) -> None:
-        self._connection = connection
         self._close_deadline_s = close_deadline_s
         self._closing: asyncio.Task[None] | None = None
-        self.queue_bytes = queue_bytes
-        self.close_code: CloseCode | None = None
-        """Why we closed it, or None while we have not."""
+        self._cut: asyncio.TimerHandle | None = None
+        self._raw: socket.socket | None = None
+        self._open: socket.socket | None = None  # the same, while a frame would still be taken
+        self._passed_on = True  # something went to the transport, and may still wait there
+        self._fragments: list[Frame] | None = None
+        self._unread: list[Message] | None = []
+        self._waiting: asyncio.Future[None] | None = None
+        self._listener: Callable[[Socket, Message], None] | None = None
+        # An empty deque takes 0.6 KiB; few sockets ever wait for room.
+        self.drain_waiters = cast(Any, [])
+        self.gone: asyncio.Future[None] = self.loop.create_future()
+        """Done when the connection is lost."""
+        self.is_full = False
+        """Whether the queue has reached its bound; nothing more should be written until ``drained``."""
+        self.authenticated = False
+        self.heard_at = 0.0
+        """When the client last sent anything, by the loop's clock."""
+        self.session: Any = None
+        """What the owner keeps with it."""
 
+    # --- the handshake is over ---
+
+    def begin(self) -> Headers:
+        """Open for writing; returns the headers of the handshake, and forgets them."""
+        request = self.request
+        self.request, self.response = _FORGOTTEN, None
+        if self.protocol.state is State.OPEN:
+            self._open = self._raw
+        return request.headers if request is not None else Headers()
+
+    def show_token(self) -> None:
+        """The client has shown a token that holds."""
+        if not self.gone.done():
+            self.authenticated = True
+            self._gate.authenticated()
+
+    # --- reading ---
+
+    async def first_message(self) -> Message | None:
+        """What the client says first; None where it goes away instead."""
+        if not self._unread and not self.gone.done():
+            self._waiting = self.loop.create_future()
+            await self._waiting
+        return self._unread.pop(0) if self._unread else None
+
+    def listen(self, listener: Callable[[Socket, Message], None]) -> None:
+        """Hand every further message to ``listener``, which must return at once and must not raise."""
+        self._listener = listener
+        unread, self._unread = self._unread or [], None
+        for message in unread:
+            listener(self, message)
+        self.transport.resume_reading()
+
+    def process_event(self, event: Event) -> None:
+        """A frame has come: in the place of the library's assembler."""
+        if isinstance(event, Frame) and self.request is not None:
+            if event.opcode in DATA_OPCODES and self._closing is None:
+                self._assemble(event)
+        else:
+            super().process_event(event)
+
+    def _assemble(self, frame: Frame) -> None:
+        """Put a message together; the parser has seen to it that its fragments follow one another."""
+        fragments = self._fragments
+        if frame.fin and fragments is None:
+            self._take(frame.opcode, bytes(frame.data))
+            return
+        if fragments is None:
+            fragments = self._fragments = []
+        fragments.append(frame)
+        if frame.fin:
+            self._fragments = None
+            self._take(fragments[0].opcode, b"".join(one.data for one in fragments))
+        elif len(fragments) >= MAX_FRAGMENTS:
+            self.end(CloseCode.TOO_BIG, "too many fragments")
+
+    def _take(self, opcode: Opcode, data: bytes) -> None:
+        message: Message = data
+        if opcode is Opcode.TEXT:
+            try:
+                message = data.decode()
+            except UnicodeDecodeError:
+                self.end(CloseCode.NOT_UTF_8, "not UTF-8")
+                return
+        if self._listener is not None:
+            self._listener(self, message)
+            return
+        assert self._unread is not None  # noqa: S101 - there is one or the other
+        self._unread.append(message)
+        self._wake()
+        if len(self._unread) >= MAX_UNREAD_MESSAGES:
+            self.transport.pause_reading()
+
+    def _wake(self) -> None:
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_result(None)
+
+    # --- writing ---
+
+    @property
     def is_open(self) -> bool:
         """Whether a frame would still be taken."""
-        return self._connection.protocol.state is State.OPEN and self._closing is None
+        return self._open is not None
 
     @property
     def queued_bytes(self) -> int:
         """What the kernel has not taken yet."""
-        return self._connection.transport.get_write_buffer_size()
-
-    def is_full(self) -> bool:
-        """Whether the queue has reached its bound; nothing more is written until ``drained``."""
-        return self.queued_bytes >= self.queue_bytes
+        return self.transport.get_write_buffer_size()
 
     def write(self, frame: bytes) -> None:
-        """Queue a frame from ``text_frame``, or several joined; nothing happens where the socket is not open."""
-        if self.is_open():
-            self._connection.transport.write(frame)
+        """Send a frame from ``text_frame``, or queue what the kernel does not take; nothing where it is not open.
+
+        Straight to the kernel: the way through the event loop's transport costs a fifth more.
+        """
+        raw = self._open
+        if raw is None:
+            return
+        if self._passed_on:
+            if self.transport.get_write_buffer_size():
+                self.transport.write(frame)
+                return
+            self._passed_on = False
+        try:
+            sent = raw.send(frame)
+        except OSError:
+            sent = 0  # full, or broken: then the transport finds out
+        if sent != len(frame):
+            self._passed_on = True
+            self.transport.write(frame[sent:])
+
+    def ask_for_life(self) -> None:
+        """Ping the client, unless it is known to have no room for the question."""
+        if not self.is_full:
+            self.write(PING_FRAME)
 
     async def drained(self, deadline_s: float) -> None:
         """Wait until the queue has room again.
@@ -125,20 +265,23 @@ class Socket:
         """
         try:
             async with asyncio.timeout(deadline_s):
-                await self._connection.drain()
+                with contextlib.suppress(OSError):  # the connection broke: it is not open any more
+                    await self.drain()
         except TimeoutError:
             raise SlowClient from None
 
-    def close(self, code: CloseCode, reason: str) -> bool:
+    # --- the end ---
+
+    def end(self, code: CloseCode, reason: str) -> bool:
         """Begin to close, once; False where it was begun before. The connection is cut at the close deadline."""
-        if not self.is_open():
+        if not self.is_open:
             return False
-        self.close_code = code
+        self._open = None
         text = reason.encode()[:MAX_REASON_BYTES].decode(errors="ignore")
         self._closing = asyncio.create_task(self._close(code, text))
         return True
 
-    async def closed(self) -> None:
+    async def ended(self) -> None:
         """Wait until a close that was begun here has ended."""
         if self._closing is not None:
             await self._closing
@@ -146,16 +289,69 @@ class Socket:
     async def _close(self, code: CloseCode, reason: str) -> None:
         try:
             async with asyncio.timeout(self._close_deadline_s):
-                await self._connection.close(code, reason)
+                await self.close(code, reason)
         except TimeoutError:
-            self._connection.transport.abort()
+            self.transport.abort()
+
+    # --- what the library and the event loop call ---
+
+    def send_data(self) -> None:
+        """The library writes (a pong, a close): what follows must not overtake it half-way."""
+        self._passed_on = True
+        super().send_data()
+
+    def pause_writing(self) -> None:
+        """The transport's queue has reached its bound."""
+        self.is_full = True
+        super().pause_writing()
+
+    def resume_writing(self) -> None:
+        """There is room again."""
+        self.is_full = False
+        super().resume_writing()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Count it, before anything else can refuse it."""
+        self._gate.arrived()
+        super().connection_made(transport)
+        self.recv_messages = cast(Any, _NO_ASSEMBLER)
+        theirs = transport.get_extra_info("socket")
+        self._raw = socket.socket(theirs.family, theirs.type, theirs.proto, fileno=theirs.fileno())
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes have come."""
+        if self.transport.get_write_buffer_size() > self.write_limit_high + PONG_SLACK_BYTES:
+            self.transport.abort()
+            return
+        self.heard_at = self.loop.time()
+        super().data_received(data)
+        if self.is_open and self.protocol.state is not State.OPEN:
+            # The client says goodbye, or broke the protocol: the library has answered, and nobody else waits for it.
+            self._open = None
+            self._cut = self.loop.call_later(self._close_deadline_s, self.transport.abort)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The connection is gone; from here on its descriptor may be another's."""
+        self._open = None
+        if self._raw is not None:
+            self._raw.detach()
+            self._raw = None
+        self._gate.left(authenticated=self.authenticated)
+        if self._cut is not None:
+            self._cut.cancel()
+        super().connection_lost(exc)
+        self._wake()
+        if not self.gone.done():
+            self.gone.set_result(None)
 
 
-def text_frame(payload: bytes) -> bytes:
-    """The WebSocket frame of a server's text message: unmasked, in one piece."""
-    length = len(payload)
+def text_frame(start: bytes, rest: bytes = b"") -> bytes:
+    """The WebSocket frame of a server's text message, given in two parts: unmasked, in one piece."""
+    length = len(start) + len(rest)
     if length < 126:
-        return bytes((TEXT_FRAME, length)) + payload
-    if length < 65_536:
-        return bytes((TEXT_FRAME, 126)) + length.to_bytes(2, "big") + payload
-    return bytes((TEXT_FRAME, 127)) + length.to_bytes(8, "big") + payload
+        head = bytes((TEXT_FRAME, length))
+    elif length < 65_536:
+        head = _pack_16(TEXT_FRAME, 126, length)
+    else:
+        head = _pack_64(TEXT_FRAME, 127, length)
+    return b"".join((head, start, rest))

@@ -7,25 +7,25 @@ the code that says so. The socket server never decides what is sent; that is the
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
 import http
 import logging
 import math
 import socket
-from typing import Any
+from typing import cast
 
 from websockets.asyncio.server import Server, ServerConnection, serve
-from websockets.exceptions import ConnectionClosed
+from websockets.datastructures import Headers
 from websockets.http11 import Request, Response
 
 from notifier import protocol
+from notifier.heartbeat import Heartbeat
 from notifier.hub import Hub
 from notifier.metrics import Metrics
-from notifier.protocol import Ack, Allowance, Auth, BadFrame, CloseCode, Ping
+from notifier.protocol import Ack, Auth, BadFrame, CloseCode, Ping
 from notifier.session import Session
 from notifier.settings import Settings
-from notifier.socket_adapter import Gate, GuardedConnection, Socket, text_frame
+from notifier.socket_adapter import Gate, Message, Socket, text_frame
 from weelo_common.auth import InvalidToken, Principal, TokenVerifier
 from weelo_common.clock import Clock, epoch_ms
 from weelo_common.jwks import KeysUnavailable
@@ -35,7 +35,6 @@ log = logging.getLogger(__name__)
 
 PATH = "/ws"
 BACKLOG = 2048  # connections the kernel holds while a storm of reconnects is taken in
-MAX_UNREAD_FRAMES = 4  # of one client, read ahead by the library
 DRAIN_TICK_S = 0.05  # going down, a batch of sockets is closed this often
 RETRY_AFTER_S = 2  # of a handshake that is refused for want of room
 
@@ -61,6 +60,7 @@ class SocketServer:
         listener: socket.socket,
         *,
         hub: Hub,
+        heartbeat: Heartbeat,
         verifier: TokenVerifier,
         settings: Settings,
         metrics: Metrics,
@@ -68,6 +68,7 @@ class SocketServer:
     ) -> None:
         self._listener = listener
         self._hub = hub
+        self._heartbeat = heartbeat
         self._verifier = verifier
         self._settings = settings
         self._metrics = metrics
@@ -93,13 +94,13 @@ class SocketServer:
             compression=None,
             server_header=None,
             open_timeout=settings.ws_auth_deadline_s,
-            ping_interval=settings.ws_ping_interval_s,
-            ping_timeout=settings.ws_ping_deadline_s,
+            ping_interval=None,  # the heartbeat's
             close_timeout=settings.ws_close_deadline_s,
             max_size=settings.ws_max_frame_bytes,
-            max_queue=MAX_UNREAD_FRAMES,
             write_limit=(settings.ws_queue_bytes, settings.ws_queue_bytes // 2),
-            create_connection=functools.partial(GuardedConnection, gate=self._gate),  # type: ignore[arg-type]
+            create_connection=functools.partial(  # type: ignore[arg-type]
+                Socket, gate=self._gate, close_deadline_s=settings.ws_close_deadline_s
+            ),
         )
         await stop.wait()
         if self._sockets:  # with nobody here there is nothing to wait for
@@ -140,31 +141,36 @@ class SocketServer:
 
     async def _converse(self, connection: ServerConnection) -> None:
         """One client from the open socket to its end."""
-        client = Socket(
-            connection,
-            queue_bytes=self._settings.ws_queue_bytes,
-            close_deadline_s=self._settings.ws_close_deadline_s,
-        )
+        client = cast(Socket, connection)
+        headers = client.begin()
         self._sockets.add(client)
+        session: Session | None = None
         try:
-            with contextlib.suppress(ConnectionClosed):
-                await self._authenticate_and_listen(connection, client)
+            session = await self._authenticate(client, headers)
+            if session is None:
+                return
+            await client.gone
         except BadFrame as error:
             self._close(client, CloseCode.BAD_FRAME, str(error))
         finally:
             self._sockets.discard(client)
-            await client.closed()
+            if session is not None:
+                self._heartbeat.forget(session)
+                self._hub.leave(session)
+                await session.ended()
+            await client.ended()
 
-    async def _authenticate_and_listen(self, connection: ServerConnection, client: Socket) -> None:
-        origins = _headers(connection, "Origin")
+    async def _authenticate(self, client: Socket, headers: Headers) -> Session | None:
+        """From the open socket to ``ready``; None where the socket was closed, or is gone, before."""
+        origins = headers.get_all("Origin")
         if origins and "*" not in self._origins and not self._origins.issuperset(origins):
             self._close(client, CloseCode.FORBIDDEN_ORIGIN, "this origin may not connect")
-            return
-        greeting = await self._first_frame(connection, client)
+            return None
+        greeting = await self._first_frame(client, headers)
         if greeting is None:
-            return
+            return None
         auth, caller = greeting
-        self._gate.authenticated(connection)
+        client.show_token()
         session = Session(
             client,
             caller,
@@ -174,34 +180,33 @@ class SocketServer:
             limits=self._settings,
         )
         self._hub.enter(session)
-        remaining_s = (caller.expires_at - self._clock.now()).total_seconds()
-        token_ends = asyncio.get_running_loop().call_later(
-            max(0.0, remaining_s), session.close, CloseCode.TOKEN_EXPIRED, "the token has expired"
-        )
         try:
-            if await self._open_stream(client, session, auth):
-                await self._listen(connection, session)
-        finally:
-            token_ends.cancel()
+            opened = await self._open_stream(session, auth)
+        except BaseException:
             self._hub.leave(session)
-            await session.ended()
+            raise
+        self._heartbeat.watch(session)
+        if opened:
+            client.session = session
+            client.listen(self._hear)
+        return session
 
-    async def _first_frame(
-        self, connection: ServerConnection, client: Socket
-    ) -> tuple[Auth, Principal] | None:
+    async def _first_frame(self, client: Socket, headers: Headers) -> tuple[Auth, Principal] | None:
         """Wait for ``auth`` and check its token; None where the socket was closed for want of it."""
         try:
             async with asyncio.timeout(self._settings.ws_auth_deadline_s):
-                message = await connection.recv()
+                message = await client.first_message()
         except TimeoutError:
             self._close(client, CloseCode.NOT_AUTHENTICATED, "no auth frame in time")
+            return None
+        if message is None:
             return None
         frame = protocol.parse(message)
         if not isinstance(frame, Auth):
             self._close(client, CloseCode.NOT_AUTHENTICATED, "the first frame must be auth")
             return None
         try:
-            return frame, await self._verifier.authenticate(frame.token or _bearer(connection))
+            return frame, await self._verifier.authenticate(frame.token or _bearer(headers))
         except InvalidToken as error:
             self._close(client, CloseCode.NOT_AUTHENTICATED, str(error))
             return None
@@ -209,7 +214,7 @@ class SocketServer:
             self._close(client, CloseCode.GOING_DOWN, "tokens cannot be checked yet; reconnect with jitter")
             return None
 
-    async def _open_stream(self, client: Socket, session: Session, auth: Auth) -> bool:
+    async def _open_stream(self, session: Session, auth: Auth) -> bool:
         """Say ``ready`` and start to send; False where PostgreSQL is out of reach and the socket was closed."""
         try:
             # The session is in the hub already: what is committed from here on it hears, or finds in the stream.
@@ -230,40 +235,38 @@ class SocketServer:
             recovered=recovered,
             server_time_ms=epoch_ms(self._clock.now()),
         )
-        client.write(text_frame(ready))
+        session.socket.write(text_frame(ready))
         session.begin(epoch=stream.epoch, cursor=cursor, head=stream.head)
         return True
 
-    async def _listen(self, connection: ServerConnection, session: Session) -> None:
-        """Take the client's frames until the socket is gone."""
-        clock = asyncio.get_running_loop().time
-        allowance = Allowance(self._settings.ws_messages_per_s, self._settings.ws_messages_burst, clock())
-        while True:
-            frame = protocol.parse(await connection.recv())
+    def _hear(self, client: Socket, message: Message) -> None:
+        """Take one message of an authenticated client."""
+        session: Session = client.session
+        try:
+            frame = protocol.parse(message)
             if isinstance(frame, Ack) and session.acked < frame.offset <= session.cursor:
                 session.acked = frame.offset  # paid for by the frame that was sent
-                continue
-            if not allowance.take(clock()):
+                return
+            if not session.may_say(asyncio.get_running_loop().time()):
                 session.close(CloseCode.TOO_SLOW_OR_CHATTY, "too many messages")
                 return
             if isinstance(frame, Auth):
-                raise BadFrame("authenticated already")
-            if isinstance(frame, Ping) and not session.socket.is_full():
-                session.socket.write(text_frame(protocol.pong_frame(epoch_ms(self._clock.now()))))
+                session.close(CloseCode.BAD_FRAME, "authenticated already")
+            elif isinstance(frame, Ping) and not client.is_full:
+                client.write(text_frame(protocol.pong_frame(epoch_ms(self._clock.now()))))
+        except BadFrame as error:
+            session.close(CloseCode.BAD_FRAME, str(error))
+        except Exception:
+            log.exception("Message not taken", extra={"userId": session.user_id})
+            session.close(CloseCode.INTERNAL_ERROR, "internal error; resume")
 
     def _close(self, client: Socket, code: CloseCode, reason: str) -> None:
-        if client.close(code, reason):
+        if client.end(code, reason):
             self._metrics.closed.labels(str(int(code))).inc()
 
 
-def _headers(connection: ServerConnection, name: str) -> list[str]:
-    request: Any = connection.request
-    values: list[str] = request.headers.get_all(name) if request is not None else []
-    return values
-
-
-def _bearer(connection: ServerConnection) -> str:
+def _bearer(headers: Headers) -> str:
     """The token of the handshake's ``Authorization`` header; empty where there is none that could be one."""
-    values = _headers(connection, "Authorization")
+    values = headers.get_all("Authorization")
     scheme, _, token = values[0].partition(" ") if len(values) == 1 else ("", "", "")
     return token.strip() if scheme.lower() == "bearer" else ""

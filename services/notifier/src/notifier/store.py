@@ -63,7 +63,7 @@ WITH wanted AS (
     SELECT f.user_id, r.before + f.step, $6, f.event, f.body::json, $7, f.offer_id, f.expires_at, $8, $9
       FROM fresh AS f JOIN raised AS r USING (user_id)
 )
-SELECT f.user_id, r.epoch, r.before + f.step AS stream_offset, f.event, f.body, f.expires_at
+SELECT f.place, r.epoch::text AS epoch, r.before + f.step AS stream_offset
   FROM fresh AS f JOIN raised AS r USING (user_id) ORDER BY f.place
 """
 SELECT_STREAM = "SELECT user_id, epoch, head, floor FROM streams WHERE user_id = $1"
@@ -71,7 +71,13 @@ CREATE_STREAM = """
 INSERT INTO streams (user_id) VALUES ($1) ON CONFLICT (user_id) DO UPDATE SET user_id = excluded.user_id
 RETURNING user_id, epoch, head, floor
 """
-SELECT_STREAMS = "SELECT user_id, epoch, head, floor FROM streams WHERE user_id = ANY($1::text[])"
+# One round trip for a thousand sockets, and as a rule no row comes back.
+SELECT_STREAMS_AHEAD = """
+SELECT DISTINCT s.user_id, s.epoch, s.head, s.floor
+  FROM unnest($1::text[], $2::text[], $3::bigint[]) AS at(user_id, epoch, cursor)
+  JOIN streams AS s ON s.user_id = at.user_id
+ WHERE s.head > at.cursor OR s.epoch::text <> at.epoch
+"""
 READ_STREAM = """
 SELECT n.stream_offset, n.event, n.body, n.event_time, n.traceparent, n.expires_at,
        n.offer_id IS NOT NULL AND (
@@ -96,11 +102,14 @@ class Stream:
 
 @dataclass(frozen=True, slots=True)
 class StoredFrame:
-    """A frame of a stream. ``dead``: its offer has ended, so the offset is passed over."""
+    """A frame of a stream. ``dead``: its offer has ended, so the offset is passed over.
+
+    ``rest`` is what follows the offset in the frame's JSON, as bytes, so that nothing is encoded when it is sent.
+    """
 
     offset: int
     event: str
-    body: str
+    rest: bytes
     event_time: datetime
     traceparent: str | None
     expires_at: datetime | None
@@ -145,13 +154,13 @@ async def append(
     if not notices:
         return []
     users = [notice.user_id for notice in notices]
-    await connection.execute(INSERT_MISSING_STREAMS, users)
-    await connection.execute(LOCK_STREAMS, users)
+    bodies = [notice.body(event_id) for notice in notices]
+    await _lock_streams(connection, users)
     rows = await connection.fetch(
         APPEND,
         users,
         [notice.name.value for notice in notices],
-        [notice.body(event_id) for notice in notices],
+        bodies,
         [notice.offer_id for notice in notices],
         [notice.expires_at for notice in notices],
         event_id,
@@ -159,22 +168,29 @@ async def append(
         event_time,
         traceparent,
     )
-    return [
-        Appended(
-            row["user_id"],
-            str(row["epoch"]),
-            StoredFrame(
-                offset=row["stream_offset"],
-                event=row["event"],
-                body=row["body"],
-                event_time=event_time,
-                traceparent=traceparent,
-                expires_at=row["expires_at"],
-                dead=False,
-            ),
+    appended = []
+    for row in rows:
+        place = row["place"] - 1
+        notice = notices[place]
+        frame = StoredFrame(
+            offset=row["stream_offset"],
+            event=notice.name.value,
+            rest=_rest(bodies[place]),
+            event_time=event_time,
+            traceparent=traceparent,
+            expires_at=notice.expires_at,
+            dead=False,
         )
-        for row in rows
-    ]
+        appended.append(Appended(notice.user_id, row["epoch"], frame))
+    return appended
+
+
+async def _lock_streams(connection: Connection, users: Sequence[str]) -> None:
+    """Lock the users' streams, made where there are none, which is once in a user's life."""
+    locked = await connection.fetch(LOCK_STREAMS, users)
+    if len(locked) < len(set(users)):
+        await connection.execute(INSERT_MISSING_STREAMS, users)
+        await connection.execute(LOCK_STREAMS, users)
 
 
 async def open_stream(connection: Connection, user_id: str) -> Stream:
@@ -187,9 +203,12 @@ async def open_stream(connection: Connection, user_id: str) -> Stream:
     return _stream(row)
 
 
-async def streams_of(connection: Connection, user_ids: Sequence[str]) -> list[Stream]:
-    """The streams of these users, as far as there are any."""
-    return [_stream(row) for row in await connection.fetch(SELECT_STREAMS, list(user_ids))]
+async def streams_ahead(
+    connection: Connection, users: Sequence[str], epochs: Sequence[str], cursors: Sequence[int]
+) -> list[Stream]:
+    """The streams that have gone on, or were replaced, since these users' sockets were sent what they were."""
+    rows = await connection.fetch(SELECT_STREAMS_AHEAD, users, epochs, cursors)
+    return [_stream(row) for row in rows]
 
 
 async def read_stream(connection: Connection, user_id: str, *, after: int, limit: int) -> list[StoredFrame]:
@@ -199,7 +218,7 @@ async def read_stream(connection: Connection, user_id: str, *, after: int, limit
         StoredFrame(
             offset=row["stream_offset"],
             event=row["event"],
-            body=row["body"],
+            rest=_rest(row["body"]),
             event_time=row["event_time"],
             traceparent=row["traceparent"],
             expires_at=row["expires_at"],
@@ -211,3 +230,8 @@ async def read_stream(connection: Connection, user_id: str, *, after: int, limit
 
 def _stream(row: Record) -> Stream:
     return Stream(row["user_id"], str(row["epoch"]), row["head"], row["floor"])
+
+
+def _rest(body: str) -> bytes:
+    """The JSON of a frame's body without its opening brace, in whose place the offset goes."""
+    return body[1:].encode()
