@@ -11,18 +11,16 @@ from datetime import UTC, datetime, timedelta
 import httpx
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
-from aiokafka.admin import NewTopic
 
 from deploy.local.stack import LocalStack
 from expiry.main import build
 from expiry.settings import Settings
+from tests.integration.expiry_rig import TOPICS, create_topics, delete_topics, empty_tables, settings_for
 from weelo_common.events.envelope import Event, decode, encode, seal
 from weelo_common.events.timers import MAX_PAYLOAD_BYTES, TimerCancelled, TimerFired, TimerScheduled
 from weelo_common.events.topics import EXPIRY, TIMERS_COMMANDS, TIMERS_FIRED, Topic
 from weelo_common.kafka import KafkaClients
 from weelo_common.lifecycle import Lifecycle, running
-from weelo_common.migrate import migrate
-from weelo_common.postgres import Database
 
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 DEADLINE_S = 30.0
@@ -106,28 +104,13 @@ def dsn(stack: LocalStack) -> Iterator[str]:
 
 
 @pytest.fixture
-async def settings(stack: LocalStack, dsn: str) -> Settings:
-    settings = Settings(
-        postgres_dsn=dsn,
-        kafka_bootstrap_servers=stack.servers.kafka_bootstrap,
-        kafka_producer_idempotence=stack.servers.kafka_idempotence,
-        kafka_topic_prefix=f"ex{secrets.token_hex(4)}.",
-        kafka_session_timeout_s=6,
-        http_port=0,
-    )
-    async with (
-        Database.open(settings, application_name="test") as database,
-        database.connection() as conn,
-    ):
-        await migrate(conn, ["weelo_common", "expiry"])
-        await conn.execute("TRUNCATE timers, inbox")
+async def settings(stack: LocalStack, dsn: str) -> AsyncIterator[Settings]:
+    settings = settings_for(stack, dsn)
+    await empty_tables(settings)
     kafka = KafkaClients(settings, client_id="test")
-    topics = (TIMERS_COMMANDS, TIMERS_COMMANDS.dlq(EXPIRY), TIMERS_FIRED)
-    async with kafka.admin() as admin:
-        await admin.create_topics(
-            [NewTopic(kafka.topic_name(topic), topic.partitions, 1) for topic in topics]
-        )
-    return settings
+    await create_topics(kafka, *TOPICS)
+    yield settings
+    await delete_topics(kafka, *TOPICS)
 
 
 @pytest.fixture

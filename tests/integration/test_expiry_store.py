@@ -9,13 +9,13 @@ from datetime import datetime, timedelta
 import pytest
 
 from deploy.local.stack import LocalStack
-from expiry.store import CLAIM, TimerStore
+from expiry.domain import Firing
+from expiry.store import CLAIM_BACKLOG, CLAIM_HELD, LOAD, TimerStore
 from tests.integration.wrong_clock import with_wrong_clock
 from weelo_common.migrate import migrate
 from weelo_common.postgres import Connection, Database, database_now
 from weelo_common.settings import PostgresSettings
 
-FRESH_S = 1.0
 STORE = TimerStore()
 
 
@@ -31,7 +31,7 @@ async def database(dsn: str) -> AsyncIterator[Database]:
     async with Database.open(PostgresSettings(postgres_dsn=dsn), application_name="test") as database:
         async with database.connection() as conn:
             await migrate(conn, ["weelo_common", "expiry"])
-            await conn.execute("TRUNCATE timers")
+            await conn.execute("TRUNCATE timers, firings")
         yield database
 
 
@@ -49,7 +49,7 @@ async def schedule(
     due_in_s: float = -0.1,
     partition: int = 0,
 ) -> bool:
-    return await STORE.schedule(
+    saved = await STORE.schedule(
         conn,
         key=key,
         version=version,
@@ -60,15 +60,26 @@ async def schedule(
         order_id="o-1",
         traceparent="00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
     )
+    return saved.id is not None
 
 
 async def cancel(conn: Connection, key: str = "order-expiry:o-1", *, version: int = 1) -> bool:
     return await STORE.cancel(conn, key=key, version=version, partition=0, order_id=None, traceparent=None)
 
 
+async def firing_of(conn: Connection, partition: int = 0, limit: int = 10) -> Firing:
+    found = await STORE.claim_backlog(conn, partition, limit=limit)
+    assert found is not None
+    return found
+
+
 async def claim(conn: Connection, partition: int = 0, limit: int = 10) -> list[str]:
-    found = await STORE.claim(conn, partition, fresh_s=FRESH_S, limit=limit)
-    return [timer.key for timer in found.timers]
+    found = await STORE.claim_backlog(conn, partition, limit=limit)
+    return [timer.key for timer in sorted(found.timers)] if found else []
+
+
+async def ids(conn: Connection) -> list[int]:
+    return [row["id"] for row in await conn.fetch("SELECT id FROM timers ORDER BY id")]
 
 
 async def state(conn: Connection, key: str = "order-expiry:o-1") -> tuple[str, int]:
@@ -94,9 +105,8 @@ async def test_a_timer_due_in_the_past_is_claimed_at_once_and_only_once(conn: Co
 
 async def test_a_timer_is_never_claimed_before_the_databases_clock_says_so(conn: Connection) -> None:
     await schedule(conn, due_in_s=30)
-    found = await STORE.claim(conn, 0, fresh_s=FRESH_S, limit=10)
-    assert found.timers == []
-    assert found.next_due_s == pytest.approx(30, abs=1)
+    assert await claim(conn) == []
+    assert await STORE.claim_held(conn, await ids(conn)) is None
 
 
 async def test_the_databases_clock_and_not_the_processs_says_what_is_due(
@@ -108,24 +118,33 @@ async def test_the_databases_clock_and_not_the_processs_says_what_is_due(
         behind.connection() as conn,
     ):
         await schedule(conn, due_in_s=60)  # long past by this process's clock
-        found = await STORE.claim(conn, 0, fresh_s=FRESH_S, limit=10)
-        assert found.timers == []
-        assert found.next_due_s == pytest.approx(60, abs=5)
+        assert await claim(conn) == []
+        assert await STORE.claim_held(conn, await ids(conn)) is None
     async with database.connection() as conn:
         assert await claim(conn) == ["order-expiry:o-1"]
 
 
 async def test_a_claimed_timer_carries_what_was_scheduled(conn: Connection) -> None:
     await schedule(conn, due_in_s=-2)
-    (timer,) = (await STORE.claim(conn, 0, fresh_s=FRESH_S, limit=10)).timers
-    assert (timer.owner, timer.version, timer.payload, timer.order_id) == (
-        "order-api",
-        1,
-        '{"wave":1}',
-        "o-1",
-    )
+    firing = await firing_of(conn)
+    (timer,) = firing.timers
+    assert (timer.key, timer.owner, timer.version, timer.partition) == ("order-expiry:o-1", "order-api", 1, 0)
+    assert (timer.payload, timer.order_id) == ('{"wave":1}', "o-1")
     assert timer.traceparent == "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
-    assert timer.late_s == pytest.approx(2, abs=0.5)
+    assert firing.fired_at.timestamp() - timer.due_ms / 1000 == pytest.approx(2, abs=0.5)
+
+
+async def test_of_the_timers_that_memory_names_only_pending_and_due_ones_are_claimed(
+    conn: Connection,
+) -> None:
+    for number, due_in_s in enumerate((-0.1, -0.1, 60)):
+        await schedule(conn, f"order-expiry:{number}", due_in_s=due_in_s, partition=number)
+    await cancel(conn, "order-expiry:1")
+    named = [*await ids(conn), 987_654_321]
+    firing = await STORE.claim_held(conn, named)
+    assert firing is not None
+    assert [timer.key for timer in firing.timers] == ["order-expiry:0"]
+    assert await STORE.claim_held(conn, named) is None
 
 
 async def test_a_claim_takes_only_its_own_partition(conn: Connection) -> None:
@@ -160,44 +179,95 @@ async def test_a_cancel_of_an_older_version_leaves_a_moved_timer_alone(conn: Con
     assert await claim(conn) == ["order-expiry:o-1"]
 
 
-async def test_a_cancel_of_a_timer_that_is_firing_comes_too_late(conn: Connection) -> None:
+async def test_a_cancel_of_a_timer_that_was_claimed_comes_too_late(conn: Connection) -> None:
     await schedule(conn)
     await claim(conn)
     assert not await cancel(conn, version=1)
-    assert await state(conn) == ("firing", 1)
+    assert await state(conn) == ("fired", 1)
 
 
 async def test_a_fired_timer_keeps_its_version_and_a_higher_one_revives_it(conn: Connection) -> None:
     await schedule(conn)
-    found = await STORE.claim(conn, 0, fresh_s=FRESH_S, limit=10)
-    await STORE.mark_fired(conn, found.timers)
+    await STORE.finish(conn, [(await firing_of(conn)).id])
     assert await state(conn) == ("fired", 1)
     assert not await schedule(conn, version=1)
     assert await schedule(conn, version=2)
 
 
-async def test_marking_an_old_firing_leaves_the_moved_timer_pending(conn: Connection) -> None:
+async def test_finishing_an_old_firing_leaves_the_moved_timer_pending(conn: Connection) -> None:
     await schedule(conn, version=1)
-    found = await STORE.claim(conn, 0, fresh_s=FRESH_S, limit=10)
+    firing = await firing_of(conn)
     await schedule(conn, version=2, due_in_s=60)
-    await STORE.mark_fired(conn, found.timers)
+    await STORE.finish(conn, [firing.id])
     assert await state(conn) == ("pending", 2)
 
 
-async def test_firings_that_nobody_finished_are_found_again_as_they_were(conn: Connection) -> None:
+async def test_firings_that_nobody_finished_are_found_again_as_they_were_by_one_finder(
+    conn: Connection,
+) -> None:
     await schedule(conn)
-    found = await STORE.claim(conn, 0, fresh_s=FRESH_S, limit=10)
-    assert await STORE.unfinished(conn, 0, older_than_s=0, limit=10) == list(found.timers)
-    assert await STORE.unfinished(conn, 0, older_than_s=60, limit=10) == []
-    assert await STORE.unfinished(conn, 1, older_than_s=0, limit=10) == []
+    firing = await firing_of(conn)
+    assert await STORE.take_abandoned(conn, older_than_s=60, limit=10) == []
+    assert await STORE.take_abandoned(conn, older_than_s=0, limit=10) == [firing]
+    assert await STORE.take_abandoned(conn, older_than_s=5, limit=10) == []
 
 
-async def test_a_backlog_is_claimed_oldest_first_and_does_not_delay_what_is_due_now(conn: Connection) -> None:
-    for number in range(5):
+async def test_a_firing_found_again_leaves_out_what_was_moved_or_is_gone(conn: Connection) -> None:
+    for number in range(3):
+        await schedule(conn, f"order-expiry:{number}")
+    firing = await firing_of(conn)
+    await schedule(conn, "order-expiry:0", version=2, due_in_s=60)
+    await schedule(conn, "order-expiry:1", version=2)
+    again = await firing_of(conn)  # the moved one has fired at its new version
+    assert [timer.key for timer in again.timers] == ["order-expiry:1"]
+    found = await STORE.take_abandoned(conn, older_than_s=0, limit=10)
+    assert [(one.id, [timer.key for timer in one.timers]) for one in found] == [
+        (firing.id, ["order-expiry:2"]),
+        (again.id, ["order-expiry:1"]),
+    ]
+
+
+async def test_a_firing_is_renewed_until_somebody_has_finished_it(conn: Connection) -> None:
+    await schedule(conn)
+    firing = await firing_of(conn)
+    assert await STORE.renew(conn, firing)
+    await STORE.finish(conn, [firing.id])
+    assert not await STORE.renew(conn, firing)
+
+
+async def test_a_backlog_is_claimed_oldest_first(conn: Connection) -> None:
+    for number in (3, 0, 4, 1, 2):
         await schedule(conn, f"order-expiry:old-{number}", due_in_s=-3600 + number)
-    await schedule(conn, "order-expiry:new", due_in_s=-0.1)
-    assert await claim(conn, limit=2) == ["order-expiry:old-0", "order-expiry:old-1", "order-expiry:new"]
-    assert await claim(conn, limit=2) == ["order-expiry:old-2", "order-expiry:old-3"]
+    assert set(await claim(conn, limit=2)) == {"order-expiry:old-0", "order-expiry:old-1"}
+    assert set(await claim(conn, limit=2)) == {"order-expiry:old-2", "order-expiry:old-3"}
+    assert await claim(conn, limit=2) == ["order-expiry:old-4"]
+
+
+async def test_what_is_due_soon_is_loaded_in_order_and_in_slices(conn: Connection) -> None:
+    for number in (2, 0, 3, 1, 4):
+        await schedule(conn, f"order-expiry:{number}", due_in_s=10 + number)
+    await schedule(conn, "order-expiry:elsewhere", due_in_s=11, partition=1)
+    now = await database_now(conn)
+    after, after_id = now, 0
+    seen: list[int] = []
+    while loaded := await STORE.load(
+        conn, 0, after=after, after_id=after_id, until=now + timedelta(seconds=13.5), limit=2
+    ):
+        assert list(loaded.due_ms) == sorted(loaded.due_ms)
+        assert loaded.due_ms[-1] == int(loaded.last_due.timestamp() * 1000)
+        seen += loaded.ids
+        after, after_id = loaded.last_due, loaded.ids[-1]
+    keys = [await conn.fetchval("SELECT timer_key FROM timers WHERE id = $1", one) for one in seen]
+    assert keys == [f"order-expiry:{number}" for number in range(4)]
+
+
+async def test_partitions_with_overdue_timers_are_told(conn: Connection) -> None:
+    await schedule(conn, "order-expiry:0", due_in_s=-10, partition=3)
+    await schedule(conn, "order-expiry:1", due_in_s=-1, partition=4)
+    await schedule(conn, "order-expiry:2", due_in_s=10, partition=5)
+    assert await STORE.overdue(conn, range(12), older_than_s=5) == [3]
+    assert await STORE.overdue(conn, range(12), older_than_s=0) == [3, 4]
+    assert await STORE.overdue(conn, [5], older_than_s=0) == []
 
 
 async def test_a_row_that_a_command_holds_is_passed_over_and_taken_by_the_next_claim(
@@ -239,22 +309,35 @@ async def test_a_payload_that_jsonb_would_refuse_comes_back_unchanged(conn: Conn
         order_id=None,
         traceparent=None,
     )
-    (timer,) = (await STORE.claim(conn, 0, fresh_s=FRESH_S, limit=1)).timers
+    (timer,) = (await firing_of(conn)).timers
     assert timer.payload == payload
 
 
-async def test_the_claim_reads_only_what_is_due_from_the_index(conn: Connection) -> None:
-    await conn.execute(
-        """INSERT INTO timers (timer_key, version, partition, state, owner, due_at, payload)
-           SELECT 'order-expiry:' || n, 1, n % 12, 'pending', 'order-api',
-                  clock_timestamp() + interval '1 hour' + n * interval '1 ms', '{}'
-           FROM generate_series(1, 20000) AS n"""
-    )
+MANY = """
+INSERT INTO timers (timer_key, version, partition, state, owner, due_at, payload)
+SELECT 'order-expiry:' || n, 1, n % 12, 'pending', 'order-api',
+       clock_timestamp() + interval '1 hour' + n * interval '1 ms', '{}'
+FROM generate_series(1, 20000) AS n
+"""
+
+
+async def plan_of(conn: Connection, statement: str, *arguments: object) -> str:
+    rows = await conn.fetch("EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF, SUMMARY OFF) " + statement, *arguments)
+    return "\n".join(row[0] for row in rows)
+
+
+async def test_claims_and_loads_read_from_the_index_only_what_they_take(conn: Connection) -> None:
+    await conn.execute(MANY)
     await conn.execute("ANALYZE timers")
     await schedule(conn, "order-expiry:due")
-    plan = await conn.fetch(
-        "EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF, SUMMARY OFF) " + CLAIM, 0, timedelta(seconds=FRESH_S), 10
-    )
-    text = "\n".join(row[0] for row in plan)
-    assert "Index Cond: ((partition = 0) AND (due_at <=" in text
-    assert "Rows Removed by Filter" not in text
+    now = await database_now(conn)
+    hour_ahead = now + timedelta(hours=1, seconds=1)
+    backlog = await plan_of(conn, CLAIM_BACKLOG, 0, 10)
+    held = await plan_of(conn, CLAIM_HELD, (await ids(conn))[:10])
+    load = await plan_of(conn, LOAD, 0, now, 0, hour_ahead, 50)
+    assert "Index Cond: ((partition = 0) AND (due_at <=" in backlog
+    assert "Index Cond: (id = ANY (" in held
+    assert "Index Only Scan using timers_due" in load
+    for plan in (backlog, held, load):
+        assert "Seq Scan on timers" not in plan
+        assert "Rows Removed by Filter: 1999" not in plan

@@ -6,8 +6,10 @@ Pure: no I/O and no clock. It never decides that a timer is due; PostgreSQL's cl
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
 
 from weelo_common.clock import format_time
 from weelo_common.events.timers import (
@@ -21,6 +23,8 @@ from weelo_common.events.timers import (
 MAX_ORDER_ID_LENGTH = 64  # characters, as every id
 TOMBSTONE_S = 24 * 60 * 60  # as long as timers.commands.v1 is kept: no older command can come by itself
 
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
 _NUL = "\x00"  # PostgreSQL's text cannot hold it
 
 
@@ -28,40 +32,41 @@ class TimerRefused(Exception):
     """A command that can never be obeyed; the message says why. It belongs to the dead letters."""
 
 
-@dataclass(frozen=True, slots=True)
-class ClaimedTimer:
-    """A timer that PostgreSQL's clock called due. ``payload`` is JSON text; times are UTC."""
+class ClaimedTimer(NamedTuple):
+    """A timer that PostgreSQL's clock called due, as the table has it.
+
+    ``due_ms`` are milliseconds since 1970 in UTC, ``payload`` is JSON text.
+    """
 
     id: int
     key: str
     version: int
     partition: int
     owner: str
-    due_at: datetime
-    fired_at: datetime
+    due_ms: int
     payload: str
     order_id: str | None
     traceparent: str | None
 
-    @property
-    def late_s(self) -> float:
-        """Seconds from the due time to the claim, by the database's clock."""
-        return (self.fired_at - self.due_at).total_seconds()
+
+@dataclass(frozen=True, slots=True)
+class Firing:
+    """Timers that were claimed together and are on their way to Kafka; ``fired_at`` is when, by the database."""
+
+    id: int
+    fired_at: datetime
+    timers: Sequence[ClaimedTimer]
 
 
-def payload_text(command: TimerScheduled, now: datetime) -> str:
-    """The payload as the table keeps it, once the whole command is found good. ``now`` is the database's.
-
-    A time in the past is good: such a timer fires at once.
+def payload_text(command: TimerScheduled) -> str:
+    """The payload as the table keeps it, once the command is found good apart from its time.
 
     Raises:
-        TimerRefused: due too far ahead, the payload too large or no JSON, or text that cannot be kept.
+        TimerRefused: the payload is too large or no JSON, or text cannot be kept.
     """
     _check_ids(command.timer_key, command.order_id)
     if _NUL in command.owner:
         raise TimerRefused("owner holds a NUL character")
-    if command.due_at > now + timedelta(days=MAX_HORIZON_DAYS):
-        raise TimerRefused(f"dueAt {format_time(command.due_at)} is more than {MAX_HORIZON_DAYS} days ahead")
     try:
         text = json.dumps(command.payload, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
         size = len(text.encode())
@@ -70,6 +75,16 @@ def payload_text(command: TimerScheduled, now: datetime) -> str:
     if size > MAX_PAYLOAD_BYTES:
         raise TimerRefused(f"payload has {size} bytes, more than {MAX_PAYLOAD_BYTES}")
     return text
+
+
+def check_horizon(due_at: datetime, now: datetime) -> None:
+    """Nothing, where a timer is not due too far ahead; ``now`` is the database's. A time in the past is good.
+
+    Raises:
+        TimerRefused: it is.
+    """
+    if due_at > now + timedelta(days=MAX_HORIZON_DAYS):
+        raise TimerRefused(f"dueAt {format_time(due_at)} is more than {MAX_HORIZON_DAYS} days ahead")
 
 
 def check_cancel(command: TimerCancelled) -> None:
@@ -81,15 +96,15 @@ def check_cancel(command: TimerCancelled) -> None:
     _check_ids(command.timer_key, command.order_id)
 
 
-def fired_event(timer: ClaimedTimer) -> TimerFired:
+def fired_event(timer: ClaimedTimer, fired_at: datetime) -> TimerFired:
     """The event of a claimed timer; the same timer always gives the same event, id included."""
     return TimerFired(
         timer_key=timer.key,
         version=timer.version,
         order_id=timer.order_id,
         owner=timer.owner,
-        due_at=timer.due_at,
-        fired_at=timer.fired_at,
+        due_at=EPOCH + timedelta(milliseconds=timer.due_ms),
+        fired_at=fired_at,
         payload=json.loads(timer.payload),
     )
 

@@ -1,35 +1,30 @@
 """What a timer command does: schedule, move, cancel. Each runs in the consumer's transaction.
 
-The table alone decides; memory is told after the commit, only so that the loop looks in time.
+The table alone decides; memory is told after the commit, only so that the timer is claimed in time.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from expiry.domain import TimerRefused, check_cancel, payload_text
+from expiry.domain import TimerRefused, check_cancel, check_horizon, payload_text
 from expiry.metrics import ExpiryMetrics
 from expiry.store import TimerStore
+from weelo_common.clock import epoch_ms
 from weelo_common.delivery import Delivery, Outcome, PoisonMessage
 from weelo_common.events.timers import TimerCancelled, TimerScheduled
-from weelo_common.postgres import Connection, database_now
+from weelo_common.postgres import Connection
+
+Note = Callable[[int, int, int, int], None]
 
 
 class Handlers:
-    """``note(partition, moment)`` hears of every timer that was committed; ``moment`` is of the monotonic clock."""
+    """``note(partition, timer id, due ms, delay ms)`` hears of every timer that was committed."""
 
-    def __init__(
-        self,
-        *,
-        store: TimerStore,
-        note: Callable[[int, float], None],
-        metrics: ExpiryMetrics,
-        monotonic: Callable[[], float],
-    ) -> None:
+    def __init__(self, *, store: TimerStore, note: Note, metrics: ExpiryMetrics) -> None:
         self._store = store
         self._note = note
         self._metrics = metrics
-        self._monotonic = monotonic
 
     async def schedule(self, conn: Connection, delivery: Delivery[TimerScheduled]) -> Outcome:
         """Schedule a timer, or move it by a higher version.
@@ -38,29 +33,30 @@ class Handlers:
             PoisonMessage: a command that can never be obeyed.
         """
         command, partition = delivery.event, delivery.partition
-        asked_at = self._monotonic()
-        now = await database_now(conn)
         try:
-            payload = payload_text(command, now)
+            saved = await self._store.schedule(
+                conn,
+                key=command.timer_key,
+                version=command.version,
+                partition=partition,
+                owner=command.owner,
+                due_at=command.due_at,
+                payload=payload_text(command),
+                order_id=command.order_id,
+                traceparent=delivery.envelope.traceparent,
+            )
+            # After the statement that reads the clock; the refusal undoes what it wrote.
+            check_horizon(command.due_at, saved.now)
         except TimerRefused as refusal:
             self._metrics.commands.labels("schedule", "refused").inc()
             raise PoisonMessage(str(refusal)) from refusal
-        is_new = await self._store.schedule(
-            conn,
-            key=command.timer_key,
-            version=command.version,
-            partition=partition,
-            owner=command.owner,
-            due_at=command.due_at,
-            payload=payload,
-            order_id=command.order_id,
-            traceparent=delivery.envelope.traceparent,
-        )
-        if not is_new:
+        if saved.id is None:
             self._metrics.commands.labels("schedule", "ignored").inc()
             return Outcome.IGNORED
-        due_moment = asked_at + (command.due_at - now).total_seconds()
-        delivery.after_commit(lambda: self._note(partition, due_moment))
+        timer_id, due_ms = saved.id, epoch_ms(command.due_at)
+        # By the sender's own clock: what it schedules again and again has one delay.
+        delay_ms = due_ms - epoch_ms(delivery.envelope.time)
+        delivery.after_commit(lambda: self._note(partition, timer_id, due_ms, delay_ms))
         self._metrics.commands.labels("schedule", "applied").inc()
         return Outcome.APPLIED
 

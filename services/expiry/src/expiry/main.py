@@ -8,10 +8,12 @@ from expiry.consumers import handlers
 from expiry.domain import TOMBSTONE_S
 from expiry.firing import Firer
 from expiry.handlers import Handlers
+from expiry.keeper import Keeper
 from expiry.metrics import ExpiryMetrics
 from expiry.publisher import Publisher
 from expiry.settings import Settings
 from expiry.store import TimerStore
+from expiry.work import Work
 from weelo_common.consumer import Consumer, ConsumerMetrics
 from weelo_common.events.topics import EXPIRY, TIMERS_COMMANDS
 from weelo_common.http import create_app
@@ -29,18 +31,20 @@ async def build(settings: Settings, life: Lifecycle) -> None:
     kafka = KafkaClients(settings, client_id=f"weelo-{EXPIRY}")
     metrics = ExpiryMetrics(life.registry)
     store = TimerStore()
+    work = Work(max_timers=settings.hold_max_timers, monotonic=time.monotonic)
+    keeper = Keeper(work=work, database=database, store=store, metrics=metrics, settings=settings)
     firer = Firer(
+        work=work,
         database=database,
         store=store,
         publisher=Publisher(kafka),
         metrics=metrics,
         settings=settings,
-        monotonic=time.monotonic,
     )
-    commands = Handlers(store=store, note=firer.note, metrics=metrics, monotonic=time.monotonic)
+    commands = Handlers(store=store, note=work.note, metrics=metrics)
 
     def on_assignment(owned: frozenset[tuple[str, int]]) -> None:
-        firer.own(partition for topic, partition in owned if topic == TIMERS_COMMANDS.name)
+        keeper.own([partition for topic, partition in owned if topic == TIMERS_COMMANDS.name])
 
     consumer = Consumer(
         group=EXPIRY,
@@ -67,6 +71,7 @@ async def build(settings: Settings, life: Lifecycle) -> None:
     # The consumer stops first and leaves its group, so that the next owner of its partitions loses no time;
     # the firer finishes what it claimed.
     life.spawn("firing", firer.run)
+    life.spawn("keeper", keeper.run)
     life.spawn("consumer", consumer.run)
     app = create_app(EXPIRY, routers=(), health=life.health, registry=life.registry)
     life.serve_http(app, settings.http_host, settings.http_port)

@@ -35,6 +35,20 @@ class ExpiryMetrics:
             buckets=LATE_BUCKETS_S,
             registry=registry,
         )
+        self.pending = Gauge(
+            "weelo_expiry_pending", "Timers that wait, of the partitions of this replica", registry=registry
+        )
+        self.due = Gauge(
+            "weelo_expiry_due", "Those of them whose time has come, counted up to 100,000", registry=registry
+        )
+        self.held = Gauge(
+            "weelo_expiry_held", "Those of them that are due soon and held in memory", registry=registry
+        )
+        self.clock_offset = Gauge(
+            "weelo_expiry_clock_offset_seconds",
+            "By how much PostgreSQL's clock is ahead of this machine's",
+            registry=registry,
+        )
         self.partitions = Gauge(
             "weelo_expiry_partitions_owned", "Partitions whose timers this replica fires", registry=registry
         )
