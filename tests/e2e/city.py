@@ -16,13 +16,14 @@ from uuid import uuid4
 
 import httpx
 
+from deploy.local.gateway import LocalGateway
 from deploy.local.provision import SERVICES
 from deploy.local.services import ServiceProcess
 from deploy.local.stack import LocalStack
 from tools.demo.phone import API, Answer, Phone
-from tools.ledger import LedgerConfig, LedgerReport, verify
-from tools.token import make_token
 from tools.weelo_client.notifications import Notification, NotificationStream
+from weelo_cli.ledger import LedgerConfig, LedgerReport, verify
+from weelo_cli.tokens import make_token
 from weelo_common.clock import SystemClock, format_time
 
 PATIENCE_S = 20.0
@@ -39,6 +40,8 @@ class City:
     env: Mapping[str, str]
     created: set[str] = field(default_factory=set)
     """Every order that a client was told of with a 201: the ledger must know them."""
+    gateway: LocalGateway | None = None
+    """What calls and sockets go through; without one they go to the replicas in turn."""
     spares: Mapping[str, Sequence[ServiceProcess]] = field(default_factory=dict)
     """Further replicas, by service; calls go to all in turn, as through a load balancer that knows nothing."""
     _turn: Iterator[int] = field(default_factory=itertools.count)
@@ -73,7 +76,12 @@ class City:
 
     def url(self, service: str, path: str) -> str:
         """``/orders`` → the whole URL."""
-        return f"{self.next_replica(service).base_url}{API}{path}"
+        base_url = self.gateway.base_url if self.gateway else self.next_replica(service).base_url
+        return f"{base_url}{API}{path}"
+
+    def ws_url(self) -> str:
+        """Where a socket is opened."""
+        return self.gateway.ws_url if self.gateway else self.next_replica("notifier").ws_url
 
     async def ledger(self) -> LedgerReport:
         """The ledger's word over all that happened so far."""
@@ -153,7 +161,7 @@ class Inbox:
 @contextlib.asynccontextmanager
 async def listening(city: City, phone: Phone) -> AsyncIterator[Inbox]:
     """A socket that stays open, and what came on it."""
-    stream = NotificationStream(lambda: city.next_replica("notifier").ws_url, lambda: phone.token)
+    stream = NotificationStream(city.ws_url, lambda: phone.token)
     inbox = Inbox(stream)
 
     async def listen() -> None:

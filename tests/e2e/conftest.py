@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Mapping
 
 import pytest
 
+from deploy.local.gateway import LocalGateway
 from deploy.local.services import ServiceProcess
 from deploy.local.stack import LocalStack
 from tests.e2e.city import City, start_city
@@ -21,8 +22,16 @@ def services(stack: LocalStack) -> Mapping[str, ServiceProcess]:
     return start_city(stack, env)
 
 
+@pytest.fixture(scope="session")
+def gateway(stack: LocalStack, services: Mapping[str, ServiceProcess]) -> LocalGateway | None:
+    """nginx before them, where it is installed: then all calls and sockets go through it."""
+    return stack.start_gateway(list(services.values()))
+
+
 @pytest.fixture
-async def city(stack: LocalStack, services: Mapping[str, ServiceProcess]) -> AsyncIterator[City]:
+async def city(
+    stack: LocalStack, services: Mapping[str, ServiceProcess], gateway: LocalGateway | None
+) -> AsyncIterator[City]:
     """The system, with phones of this test's own."""
     async with new_client() as client:
-        yield City(stack, services, client, stack.command_env())
+        yield City(stack, services, client, stack.command_env(), gateway=gateway)

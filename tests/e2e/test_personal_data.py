@@ -14,7 +14,7 @@ from aiokafka import TopicPartition
 from tests.e2e.city import City, listening, new_subtype, order_body
 from tests.integration.events_rig import PATIENCE_S
 from tools.demo.phone import API, Phone
-from tools.token import make_token
+from weelo_cli.tokens import make_token
 from weelo_common.events.topics import ALL_TOPICS
 from weelo_common.kafka import KafkaClients
 from weelo_common.settings import KafkaSettings

@@ -32,6 +32,8 @@ class Traffic:
     answers: Counter[str] = field(default_factory=Counter)
     surprises: list[str] = field(default_factory=list)
     slowest_503_s: float = 0.0
+    patience_s: float = PATIENCE_S
+    """How long a person insists; longer where more than one thing is broken at a time."""
     people: set[str] = field(default_factory=set)
     """The captains, whose sockets are open."""
     _closing: asyncio.Event = field(default_factory=asyncio.Event)
@@ -55,7 +57,9 @@ class Traffic:
 
     async def reached(self, what: str, count: int) -> None:
         """Wait until so many of one kind of answer were given."""
-        await until(lambda: self.answers[what] >= count, f"{count} × {what}: {self.answers}", PATIENCE_S * 2)
+        await until(
+            lambda: self.answers[what] >= count, f"{count} × {what}: {self.answers}", self.patience_s * 2
+        )
 
     async def _insist(
         self,
@@ -66,7 +70,7 @@ class Traffic:
         body: Mapping[str, Any],
         key: str | None = None,
     ) -> Answer:
-        async with asyncio.timeout(PATIENCE_S):
+        async with asyncio.timeout(self.patience_s):
             while True:
                 url = self.city.url(service, path)
                 with contextlib.suppress(Unanswered):
@@ -100,7 +104,7 @@ class Traffic:
             await self._search_end(customer, order_id)
 
     async def _search_end(self, customer: Customer, order_id: str) -> None:
-        async with asyncio.timeout(PATIENCE_S):
+        async with asyncio.timeout(self.patience_s):
             while True:
                 with contextlib.suppress(Unanswered):
                     read = await customer.read(order_id)

@@ -18,8 +18,8 @@ from tests.faults.conftest import ENV
 from tests.faults.rubbish import spoiled_records
 from tools.contracts.samples import samples
 from tools.demo.phone import new_client
-from tools.ledger.counters import read_counters
-from tools.ledger.topics import Topics
+from weelo_cli.ledger.counters import read_counters
+from weelo_cli.ledger.topics import Topics
 from weelo_common.events.topics import ALL_TOPICS
 from weelo_common.kafka import KafkaClients
 from weelo_common.settings import KafkaSettings

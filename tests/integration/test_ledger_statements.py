@@ -8,11 +8,19 @@ from datetime import UTC, datetime
 
 import pytest
 
-from tools.ledger.counters import consumer_counts
-from tools.ledger.facts import AnswerRow, ConsumerCounts, Facts, LoggedEvent, OrderRow, StreamRow, TruckRow
-from tools.ledger.report import EVIDENCE_SHOWN
-from tools.ledger.statements import STATEMENTS, judge
-from tools.ledger.tables import answered_order_id
+from weelo_cli.ledger.counters import consumer_counts
+from weelo_cli.ledger.facts import (
+    AnswerRow,
+    ConsumerCounts,
+    Facts,
+    LoggedEvent,
+    OrderRow,
+    StreamRow,
+    TruckRow,
+)
+from weelo_cli.ledger.report import EVIDENCE_SHOWN
+from weelo_cli.ledger.statements import STATEMENTS, judge
+from weelo_cli.ledger.tables import answered_order_id
 from weelo_common.events.orders import (
     OrderCancelled,
     OrderCompleted,

@@ -82,22 +82,26 @@ async def test_check_names_what_is_missing_apply_creates_it_and_then_check_is_co
     before = operator.topics("check")
     assert before.returncode == 1
     assert f"{operator.name('orders.events.v1')} is missing" in before.stdout.splitlines()
-    done = operator.topics("apply")
+    would = operator.topics("apply")
+    assert (would.returncode, len(would.stdout.splitlines())) == (0, len(declared_topics()) + 1)
+    assert f"would create {operator.name('orders.events.v1')}" in would.stdout.splitlines()
+    assert operator.topics("check").returncode == 1  # nothing was done
+    done = operator.topics("apply", "--yes")
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.splitlines()) == len(declared_topics())
     after = operator.topics("check")
     assert (after.returncode, after.stderr) == (0, "")
     assert f"{operator.name('orders.events.v1')} is as declared (12 partitions)" in after.stdout.splitlines()
-    assert operator.topics("apply").stdout == "all topics are as declared\n"
+    assert operator.topics("apply", "--yes").stdout == "all topics are as declared\n"
 
 
 async def test_apply_brings_retention_back_and_leaves_what_others_set(operator: Operator) -> None:
-    operator.topics("apply")
+    operator.topics("apply", "--yes")
     await set_on(operator, "timers.fired.v1", {"retention.ms": "1000", "max.message.bytes": "2000000"})
     drifted = operator.topics("check")
     assert drifted.returncode == 1
     assert f"{operator.name('timers.fired.v1')} has retention.ms=1000, not 86400000" in drifted.stdout
-    assert operator.topics("apply").stdout == f"changed {operator.name('timers.fired.v1')}\n"
+    assert operator.topics("apply", "--yes").stdout == f"changed {operator.name('timers.fired.v1')}\n"
     await overrides(
         operator,
         "timers.fired.v1",
@@ -108,11 +112,11 @@ async def test_apply_brings_retention_back_and_leaves_what_others_set(operator: 
 async def test_apply_refuses_other_partitions_and_then_changes_nothing_at_all(operator: Operator) -> None:
     async with operator.kafka.admin() as admin:
         await admin.create_topics([NewTopic(operator.name(ORDERS_EVENTS.name), 3, 1)])
-    for command in (("check",), ("apply",)):
+    for command in (("check",), ("apply", "--yes")):
         said = operator.topics(*command)
         assert said.returncode == 1
         assert f"{operator.name('orders.events.v1')} has 3 partitions, not 12" in said.stdout + said.stderr
-    assert "make a topic of the next version" in operator.topics("apply").stderr
+    assert "make a topic of the next version" in operator.topics("apply", "--yes").stderr
     assert set((await look(operator.kafka)).topics) == {operator.name("orders.events.v1")}
 
 
@@ -120,7 +124,7 @@ async def test_answers_for_programs_say_the_same(operator: Operator) -> None:
     missing = json.loads(operator.topics("check", "--json").stdout)
     assert missing["asDeclared"] is False
     assert {topic["present"] for topic in missing["topics"]} == {False}
-    done = json.loads(operator.topics("apply", "--json").stdout)
+    done = json.loads(operator.topics("apply", "--yes", "--json").stdout)
     assert set(done["created"]) == {topic["name"] for topic in missing["topics"]}
     await set_on(operator, "orders.events.v1", {"retention.ms": "1000", "cleanup.policy": "delete"})
     drifted = json.loads(operator.topics("check", "--json").stdout)

@@ -78,6 +78,17 @@ DEAD_LETTER_HEADERS: Schema = {
         "dlq-group": {"type": "string", "description": "The consumer group that could not handle it."},
         "dlq-reason": {"type": "string", "description": "Why, for people; without personal data."},
         "dlq-attempts": {"type": "string", "pattern": "^[0-9]+$", "description": "How often it was tried."},
+        "dlq-resolution": {
+            "type": "string",
+            "description": "There only on a record that says what became of an earlier one: an operator sent it again "
+            "(`retried`), or nobody will (`dropped`). Its other headers are the earlier one's, its body is empty.",
+            "examples": ["retried", "dropped"],
+        },
+        "dlq-resolves": {
+            "type": "string",
+            "pattern": "^[0-9]+$",
+            "description": "There with `dlq-resolution`: the offset of the earlier record in this topic.",
+        },
         "dlq-truncated": {
             "type": "string",
             "const": "true",

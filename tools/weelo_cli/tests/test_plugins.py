@@ -7,7 +7,7 @@ from importlib.metadata import EntryPoint, entry_points
 import typer
 from typer.testing import CliRunner
 
-from weelo_cli.main import GROUP, build
+from weelo_cli.main import GROUP, build, wanted
 
 ORDERS = typer.Typer()
 
@@ -41,6 +41,13 @@ def test_commands_of_a_plug_in_appear_under_its_name() -> None:
     assert (said.exit_code, said.stdout) == (0, "seven orders\n")
 
 
+def test_a_function_is_the_one_command_of_its_name() -> None:
+    app, problems = build([plugin("count", f"{__name__}:count"), OURS])
+    assert problems == []
+    said = CliRunner().invoke(app, ["count"])
+    assert (said.exit_code, said.stdout) == (0, "seven orders\n")
+
+
 def test_a_plug_in_that_cannot_be_loaded_is_named_and_the_others_work() -> None:
     broken = [plugin("gone", "no_such_package:app"), plugin("odd", f"{__name__}:NO_APP")]
     app, problems = build([*broken, OURS])
@@ -48,7 +55,7 @@ def test_a_plug_in_that_cannot_be_loaded_is_named_and_the_others_work() -> None:
     assert gone.startswith("plug-in gone (no_such_package:app) is left out: ")
     assert "No module named 'no_such_package'" in gone
     assert odd.startswith("plug-in odd (")
-    assert odd.endswith("it is no typer.Typer")
+    assert odd.endswith("it is neither a typer.Typer nor a function")
     assert "apply" in CliRunner().invoke(app, ["topics", "--help"]).stdout
 
 
@@ -60,3 +67,9 @@ def test_of_two_plug_ins_with_one_name_the_second_is_left_out_and_named() -> Non
 
 def test_the_topics_commands_are_a_plug_in_themselves() -> None:
     assert OURS.value in {found.value for found in entry_points(group=GROUP)}
+
+
+def test_only_the_plug_in_that_is_asked_for_is_loaded_and_all_where_none_is() -> None:
+    both = [OURS, THEIRS]
+    assert wanted(both, ["orders"]) == [THEIRS]
+    assert wanted(both, ["--help"]) == wanted(both, ["oders"]) == wanted(both, []) == both

@@ -6,17 +6,13 @@ did not answer.
 
 from __future__ import annotations
 
-import asyncio
-import json
-import logging
-from collections.abc import Coroutine
-from typing import Annotated, Any, TypeVar
+from typing import Any
 
 import typer
 
+from weelo_cli.connections import Surroundings
+from weelo_cli.conventions import EXIT_NOT_WELL, Answer, Json, Refused, Yes, preview, run
 from weelo_common.events.topics import Topic
-from weelo_common.kafka import KafkaClients, KafkaUnavailable
-from weelo_common.settings import KafkaSettings, load
 from weelo_common.topics import (
     Applied,
     Cluster,
@@ -30,62 +26,76 @@ from weelo_common.topics import (
     warnings,
 )
 
-EXIT_DIFFERENT = 1
-EXIT_BAD_SETTING = 2
-EXIT_UNAVAILABLE = 3
-
-T = TypeVar("T")
-Json = Annotated[bool, typer.Option("--json", help="Answer with one JSON document on stdout.")]
-
 app = typer.Typer(help="The Kafka topics, as declared in one file.", no_args_is_help=True)
 
 
 @app.command()
 def check(as_json: Json = False) -> None:
-    """Say where the brokers' topics differ from the declaration. Changes nothing; exits 1 where they do."""
-    kafka = KafkaClients(_settings(), client_id="weelo-cli")
-    wanted = wanted_topics(kafka)
-    cluster = _run(look(kafka), as_json)
-    found = differences(wanted, cluster.topics)
-    told = warnings(cluster)
-    if as_json:
-        _print_json(checked(wanted, cluster, found))
-    else:
-        for name, topic in wanted.items():
-            mine = [str(one) for one in found if one.name == name]
-            count = f"{topic.partitions} partition{'' if topic.partitions == 1 else 's'}"
-            typer.echo("\n".join(mine) if mine else f"{name} is as declared ({count})")
-        _warn(told)
-    if found:
-        raise typer.Exit(EXIT_DIFFERENT)
+    """Say where the brokers' topics differ from the declaration. Changes nothing; exits 1 where they do.
+
+    Example: KAFKA_BOOTSTRAP_SERVERS=kafka:9092 weelo topics check
+    """
+    run(_check(), as_json)
 
 
 @app.command()
-def apply(as_json: Json = False) -> None:
-    """Create what is missing and change retention. Refuses, and changes nothing, where partitions differ."""
-    settings = _settings()
-    kafka = KafkaClients(settings, client_id="weelo-cli")
+def apply(yes: Yes = False, as_json: Json = False) -> None:
+    """Create what is missing and change retention. Refuses, and changes nothing, where partitions differ.
+
+    Example: weelo topics apply --yes
+    """
+    run(_apply(yes), as_json)
+
+
+async def _check() -> Answer:
+    kafka = Surroundings.found().kafka()
+    wanted = wanted_topics(kafka)
+    cluster = await look(kafka)
+    found = differences(wanted, cluster.topics)
+    lines: list[str] = []
+    for name, topic in wanted.items():
+        mine = [str(one) for one in found if one.name == name]
+        count = f"{topic.partitions} partition{'' if topic.partitions == 1 else 's'}"
+        lines += mine or [f"{name} is as declared ({count})"]
+    _warn(warnings(cluster))
+    return Answer(checked(wanted, cluster, found), lines, EXIT_NOT_WELL if found else 0)
+
+
+async def _apply(yes: bool) -> Answer:
+    surroundings = Surroundings.found()
+    kafka = surroundings.kafka()
+    if not yes:
+        return await _would_apply(wanted_topics(kafka), await look(kafka))
     try:
-        done = _run(apply_topics(kafka, replication_factor=settings.kafka_replication_factor), as_json)
-    except TopicsDiffer as error:
-        if as_json:
-            _print_json({"applied": False, "refused": str(error)})
-        typer.echo(
-            f"refused, nothing was changed: {error}. Another number of partitions would send a key's new events "
-            "elsewhere than its old ones: make a topic of the next version instead.",
-            err=True,
+        done = await apply_topics(
+            kafka, replication_factor=surroundings.kafka_settings().kafka_replication_factor
         )
-        raise typer.Exit(EXIT_DIFFERENT) from None
-    if as_json:
-        _print_json(applied(done))
-    else:
-        for name in done.created:
-            typer.echo(f"created {name}")
-        for name in done.changed:
-            typer.echo(f"changed {name}")
-        if not (done.created or done.changed):
-            typer.echo("all topics are as declared")
-        _warn(done.warnings)
+    except TopicsDiffer as error:
+        raise _refused(str(error)) from None
+    lines = [*(f"created {name}" for name in done.created), *(f"changed {name}" for name in done.changed)]
+    _warn(done.warnings)
+    return Answer(applied(done), lines or ["all topics are as declared"])
+
+
+async def _would_apply(wanted: dict[str, Topic], cluster: Cluster) -> Answer:
+    found = differences(wanted, cluster.topics)
+    if partitions := [str(one) for one in found if one.kind is Kind.PARTITIONS]:
+        raise _refused("; ".join(partitions))
+    if not found:
+        return Answer({"done": False, "would": {}}, ["all topics are as declared"])
+    would = {
+        "create": sorted(one.name for one in found if one.kind is Kind.MISSING),
+        "change": sorted({one.name for one in found if one.kind is Kind.SETTING}),
+    }
+    lines = [f"would {what} {name}" for what, names in would.items() for name in names]
+    return preview(would, lines)
+
+
+def _refused(why: str) -> Refused:
+    return Refused(
+        f"refused, nothing was changed: {why}. Another number of partitions would send a key's new events "
+        "elsewhere than its old ones: make a topic of the next version instead."
+    )
 
 
 def checked(wanted: dict[str, Topic], cluster: Cluster, found: list[Difference]) -> dict[str, Any]:
@@ -116,29 +126,6 @@ def applied(done: Applied) -> dict[str, Any]:
         "changed": list(done.changed),
         "warnings": list(done.warnings),
     }
-
-
-def _settings() -> KafkaSettings:
-    try:
-        return load(KafkaSettings)
-    except SystemExit as error:  # the services' way to stop; a bad setting must not look like a difference
-        typer.echo(error.code, err=True)
-        raise typer.Exit(EXIT_BAD_SETTING) from None
-
-
-def _run(work: Coroutine[Any, Any, T], as_json: bool) -> T:
-    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # what it would say, we say below
-    try:
-        return asyncio.run(work)
-    except KafkaUnavailable as error:
-        if as_json:
-            _print_json({"error": f"Kafka is not available: {error}"})
-        typer.echo(f"Kafka is not available: {error}", err=True)
-        raise typer.Exit(EXIT_UNAVAILABLE) from None
-
-
-def _print_json(answer: dict[str, Any]) -> None:
-    typer.echo(json.dumps(answer, ensure_ascii=False, indent=2))
 
 
 def _warn(found: tuple[str, ...]) -> None:

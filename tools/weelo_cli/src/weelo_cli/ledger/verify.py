@@ -14,12 +14,12 @@ from dataclasses import dataclass, field
 import asyncpg
 from pydantic import ValidationError
 
-from tools.ledger import statements
-from tools.ledger.counters import read_counters
-from tools.ledger.facts import Facts
-from tools.ledger.report import LedgerReport
-from tools.ledger.tables import Tables
-from tools.ledger.topics import Topics
+from weelo_cli.ledger import statements
+from weelo_cli.ledger.counters import read_counters
+from weelo_cli.ledger.facts import Facts
+from weelo_cli.ledger.report import LedgerReport
+from weelo_cli.ledger.tables import Tables
+from weelo_cli.ledger.topics import Topics
 from weelo_common.kafka import KafkaClients, KafkaUnavailable
 from weelo_common.settings import KafkaSettings
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
-from tools.ledger.facts import LoggedEvent
+from weelo_cli.ledger.facts import LoggedEvent
 from weelo_common.events.envelope import MalformedEvent, decode
 from weelo_common.events.orders import OrderEvent
 from weelo_common.events.topics import ALL_TOPICS, ORDERS_EVENTS, Topic

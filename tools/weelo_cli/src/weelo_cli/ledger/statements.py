@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 
-from tools.ledger.facts import Facts, LoggedEvent
-from tools.ledger.report import LedgerReport
+from weelo_cli.ledger.facts import Facts, LoggedEvent
+from weelo_cli.ledger.report import LedgerReport
 from weelo_common.events.orders import (
     OrderCancelled,
     OrderCompleted,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import asyncpg
 
-from tools.ledger.facts import AnswerRow, OrderRow, StreamRow, TruckRow
+from weelo_cli.ledger.facts import AnswerRow, OrderRow, StreamRow, TruckRow
 
 CONNECT_DEADLINE_S = 5.0
 READ_DEADLINE_S = 60.0  # a whole table of a big run
@@ -30,10 +30,10 @@ GROUP BY s.user_id, s.floor, s.head
 """
 COUNT_OUTBOX = "SELECT count(*) FROM outbox"
 COUNT_OVERDUE_ORDERS = "SELECT count(*) FROM orders WHERE searching AND expires_at <= clock_timestamp()"
-# The timers table is an outbox of its own: what is due or claimed has not been published for certain.
+# Expiry's tables are an outbox of their own: what is due, or on its way, has not been published for certain.
 COUNT_DUE_TIMERS = """
-SELECT count(*) FROM timers
-WHERE state = 'firing' OR (state = 'pending' AND due_at <= clock_timestamp())
+SELECT (SELECT count(*) FROM timers WHERE state = 'pending' AND due_at <= clock_timestamp())
+     + (SELECT coalesce(sum(cardinality(timer_ids)), 0) FROM firings)::bigint
 """
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
-from tools.ledger.facts import ConsumerCounts
+from weelo_cli.ledger.facts import ConsumerCounts
 
 DEADLINE_S = 5.0
 CONSUMED = "weelo_consumer_consumed_total"

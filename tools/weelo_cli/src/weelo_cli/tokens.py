@@ -1,16 +1,12 @@
-"""Make a user's token for a local stack: ``python -m tools.token customer c-1`` (``make token ROLE= ID=``).
+"""Makes users' tokens for a local stack, with the private key that the stack made for itself.
 
-It signs with the private key that the local stack made for itself. In production tokens come from the login
-service, and nothing here is ever deployed.
+In production tokens come from the login service; there this finds no key.
 """
 
 from __future__ import annotations
 
-import argparse
-import os
-import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import jwt
@@ -86,37 +82,3 @@ def make_token(
     if phone is not None:
         claims["phone"] = phone
     return jwt.encode(claims, private_key, algorithm=ALGORITHM)
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Print one token; 1 with one line on stderr where that cannot be done."""
-    parser = argparse.ArgumentParser(prog="python -m tools.token", description="Print a user's token.")
-    parser.add_argument("role", choices=ROLES)
-    parser.add_argument("id", help="the user's id, such as c-1")
-    parser.add_argument("--name", help="the user's name; default: made from role and id")
-    parser.add_argument("--phone", help="the user's phone number; default: none")
-    parser.add_argument("--lifetime-s", type=float, default=DEFAULT_LIFETIME_S, help="seconds until it ends")
-    parser.add_argument("--keys-dir", type=Path, help="default: WEELO_KEYS_DIR, else the stack's")
-    options = parser.parse_args(arguments)
-    keys_dir = options.keys_dir or default_keys_dir(os.environ)
-    try:
-        print(
-            make_token(
-                read_private_key(keys_dir),
-                options.role,
-                options.id,
-                name=options.name or f"{options.role.capitalize()} {options.id}",
-                phone=options.phone,
-                lifetime_s=options.lifetime_s,
-                issuer=os.environ.get("JWT_ISSUER") or "weelo",
-                audience=os.environ.get("JWT_AUDIENCE") or "weelo-apps",
-            )
-        )
-    except TokenError as error:
-        print(error, file=sys.stderr)
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
