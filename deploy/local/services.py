@@ -45,7 +45,7 @@ OWNED_NAMES = frozenset(
         "OFFER_TOKEN_KEY_ID",
     }
 )
-OWNED_PREFIXES = ("WEELO_", "POSTGRES_LEDGER_DSN_", "PYTEST_")
+OWNED_PREFIXES = ("WEELO_", "POSTGRES_LEDGER_DSN_", "POSTGRES_DSN_", "PYTEST_")
 
 # Tansu answers a consumer's first join only after half a session time-out, and remembers one that left for a
 # whole one: the shortest session makes a start there bearable. The caller's own value wins.

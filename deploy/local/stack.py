@@ -17,7 +17,8 @@ from typing import Any, Protocol, Self
 from deploy.local import provision as databases
 from deploy.local.docker_servers import DockerServers
 from deploy.local.errors import StackError
-from deploy.local.kafka_apache import LocalApacheKafka, pinned_version, why_not
+from deploy.local.gateway import LocalGateway, find_nginx
+from deploy.local.kafka_apache import LocalApacheKafka, ProxiedListener, pinned_version, why_not
 from deploy.local.kafka_tansu import TANSU, LocalTansu
 from deploy.local.keys import StackKeys, ensure_keys
 from deploy.local.ports import OFFSETS, check_free, free_block
@@ -57,6 +58,7 @@ class LocalStack:
 
     `port_base` None: a free block of ports is looked for. `kafka` None: what the environment says, else Apache
     Kafka where the machine can run it, else Tansu. `env` is the caller's environment; README.md lists the names.
+    `kafka_proxied`: a second listener of Apache Kafka, whose clients find the broker behind a proxy.
     """
 
     def __init__(
@@ -67,7 +69,9 @@ class LocalStack:
         *,
         env: Mapping[str, str] | None = None,
         say: Callable[[str], None] = say_on_stderr,
+        kafka_proxied: ProxiedListener | None = None,
     ) -> None:
+        self._kafka_proxied = kafka_proxied
         self._env = dict(os.environ if env is None else env)
         settings = read_settings(self._env)
         self.settings = replace(
@@ -83,6 +87,7 @@ class LocalStack:
         self._local: dict[str, LocalServer] = {}
         self._children: dict[str, Child] = {}
         self._services: list[ServiceProcess] = []
+        self._gateway: LocalGateway | None = None
         self._dsns: dict[str, str] = {}
 
     def __enter__(self) -> Self:
@@ -222,8 +227,19 @@ class LocalStack:
         process.start()
         return process
 
+    def start_gateway(self, services: Sequence[ServiceProcess] | None = None) -> LocalGateway | None:
+        """nginx before these replicas (None: all that run); again: with those of now. None without nginx."""
+        if find_nginx(self._env.get("PATH", os.defpath)) is None:
+            self._say("no nginx here: the services are reached on their own ports, without a gateway")
+            return None
+        if self._gateway is None:
+            self._gateway = LocalGateway(self.run_dir, self._port("gateway"), self._nursery, self._env)
+        running = [process for process in self._services if process.running]
+        self._gateway.start(running if services is None else services)
+        return self._gateway
+
     def start_all(self) -> None:
-        """From nothing to four services that are ready."""
+        """From nothing to four services that are ready, behind the gateway where nginx is installed."""
         self.start_servers()
         try:
             check_free(
@@ -236,6 +252,7 @@ class LocalStack:
                 topics.result()
             for process in [self.start_service(name) for name in databases.SERVICES]:
                 process.wait_ready()
+            self.start_gateway()
         except BaseException:
             self.stop()
             raise
@@ -243,7 +260,7 @@ class LocalStack:
     # ---- what others need to know
 
     def command_env(self) -> dict[str, str]:
-        """What a command that works with the stack gets: addresses, keys, the ledger's DSNs."""
+        """What a command that works with the stack gets: addresses, keys, the DSNs that read and those that change."""
         env = {
             "KAFKA_BOOTSTRAP_SERVERS": self.servers.kafka_bootstrap,
             "KAFKA_PRODUCER_IDEMPOTENCE": "true" if self.servers.kafka_idempotence else "false",
@@ -254,11 +271,16 @@ class LocalStack:
         if self._dsns:
             for name, dsn in self.ledger_dsns().items():
                 env[f"POSTGRES_LEDGER_DSN_{name.replace('-', '_').upper()}"] = dsn
+            for name, dsn in self._dsns.items():
+                env[f"POSTGRES_DSN_{name.replace('-', '_').upper()}"] = dsn
         for process in self._services:
             if process.name == process.service:
                 env[f"WEELO_{process.service.replace('-', '_').upper()}_URL"] = process.base_url
             if process.name == "notifier":
                 env["WEELO_WS_URL"] = process.ws_url
+        if self._gateway is not None:
+            env["WEELO_GATEWAY_URL"] = self._gateway.base_url
+            env["WEELO_WS_URL"] = self._gateway.ws_url
         return env
 
     def record(self) -> None:
@@ -270,17 +292,18 @@ class LocalStack:
             "servers": asdict(self.servers),
             "kafka_line": self.kafka_line(),
             "env": self.command_env(),
-            "pids": {child.name: child.pid for child in (*self._children.values(), *self._services)},
+            "pids": {child.name: child.pid for child in self._all_children()},
         }
         self.folder.write_record(record)
 
     def dead(self) -> list[Child]:
         """Children that ended though nobody asked them to."""
-        return [child for child in (*self._children.values(), *self._services) if child.died]
+        return [child for child in self._all_children() if child.died]
 
     def stop(self) -> None:
-        """End everything that was started, services first, and wait for it; remove the servers' data."""
-        for group in (list(reversed(self._services)), list(reversed(self._children.values()))):
+        """End everything that was started, the gateway and the services first; remove the servers' data."""
+        gateway = [] if self._gateway is None else self._gateway.children
+        for group in (gateway, list(reversed(self._services)), list(reversed(self._children.values()))):
             for child in group:
                 child.thaw()
                 child.terminate()  # all at once: they drain side by side
@@ -291,11 +314,16 @@ class LocalStack:
             self._docker = None
         for server in self._local.values():
             server.clean()
+        self._gateway = None
         self._services.clear()
         self._children.clear()
         self._local.clear()
         self._servers = None
         self.folder.release()
+
+    def _all_children(self) -> list[Child]:
+        gateway = [] if self._gateway is None else self._gateway.children
+        return [*self._children.values(), *self._services, *gateway]
 
     # ---- the inside of start_servers
 
@@ -378,6 +406,7 @@ class LocalStack:
             self._nursery,
             self._env,
             self._say,
+            self._kafka_proxied,
         )
 
     def _port(self, name: str) -> int:

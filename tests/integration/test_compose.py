@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from io import StringIO
 from pathlib import Path
@@ -91,3 +92,28 @@ def test_the_keys_in_env_can_be_used(keys: StackKeys) -> None:
 def test_two_laptops_get_different_passwords(keys: StackKeys) -> None:
     first, second = (dotenv_values(stream=StringIO(env_text(keys))) for _ in range(2))
     assert first["POSTGRES_PASSWORD"] != second["POSTGRES_PASSWORD"]
+
+
+def test_an_env_that_is_there_keeps_its_passwords_and_gets_the_keys_of_the_folder(
+    keys: StackKeys, tmp_path: Path
+) -> None:
+    first = env_text(keys) + "ORDER_LIFETIME_S=20\n"
+    text = env_text(ensure_keys(tmp_path / "other"), first)
+    assert len(text.splitlines()) == len(first.splitlines()), "no name twice"
+    again = dotenv_values(stream=StringIO(text))
+    before = dotenv_values(stream=StringIO(first))
+    assert {name for name in before if before[name] != again[name]} == {
+        "JWT_PUBLIC_KEY",
+        "OFFER_TOKEN_PRIVATE_KEY",
+        "OFFER_TOKEN_KEY_ID",
+        "OFFER_TOKEN_JWKS",
+    }
+    assert again["ORDER_LIFETIME_S"] == "20"
+
+
+def test_the_demo_is_told_the_servers_that_compose_runs() -> None:
+    told = json.loads((PROJECT / "deploy/compose/servers.json").read_text())["servers"]
+    for name, image in (("kafka", "apache/kafka"), ("postgres", "postgres"), ("redis", "redis")):
+        found = re.search(rf"image: {image}:([0-9.]+)", COMPOSE)
+        assert found is not None
+        assert told[f"{name}_name"].endswith(f" {found[1]}")

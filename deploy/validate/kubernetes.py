@@ -1,0 +1,99 @@
+"""deploy/k8s: both overlays rendered, held against the schemas of Kubernetes, and against what those let pass."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import jsonschema
+import kubernetes_validate
+
+from deploy.validate.findings import Finding
+from deploy.validate.foreign_kinds import FOREIGN
+from deploy.validate.manifests import OVERLAYS, Rendered, name_of, render
+from deploy.validate.pods import check_pods
+from deploy.validate.traffic import check_traffic
+
+VERSIONS = ("1.31", "1.37")  # the oldest and the newest Kubernetes that the manifests are for
+PSA_LABEL = "pod-security.kubernetes.io/enforce"
+DEV = "dev"
+
+
+def check_kubernetes(root: Path) -> list[Finding]:
+    """Every overlay. A manifest that a schema refuses is not looked at any further."""
+    found: list[Finding] = []
+    for folder in sorted((root / OVERLAYS).iterdir()):
+        rendered, problems = render(root, folder.name)
+        found += problems
+        if rendered is None:
+            continue
+        against_schemas = list(_schemas(rendered))
+        found += against_schemas
+        if not against_schemas:
+            found += [
+                Finding(f"{folder.name}: {one.where}", one.what)
+                for check in (
+                    check_pods(rendered),
+                    check_traffic(rendered, root),
+                    _namespaces(rendered),
+                    _references(rendered),
+                )
+                for one in check
+            ]
+    return found
+
+
+def _schemas(rendered: Rendered) -> Iterator[Finding]:
+    for one in rendered.objects:
+        for problem in _schema_problems(json.dumps(one, sort_keys=True)):
+            yield Finding(f"{rendered.overlay}: {name_of(one)}", problem)
+
+
+@functools.lru_cache(maxsize=1024)  # the overlays have most objects in common
+def _schema_problems(text: str) -> tuple[str, ...]:
+    one = json.loads(text)
+    if one.get("kind") in FOREIGN:
+        errors = jsonschema.Draft202012Validator(FOREIGN[one["kind"]]).iter_errors(one)
+        return tuple(f"{error.json_path}: {error.message}" for error in errors)
+    for version in VERSIONS:
+        try:
+            kubernetes_validate.validate(one, version, strict=True)
+        except kubernetes_validate.SchemaNotFoundError:
+            return (f"{one.get('apiVersion')} {one.get('kind')} is no kind that Kubernetes {version} has",)
+        except kubernetes_validate.ValidationError as error:
+            path = ".".join(str(part) for part in error.path)
+            return (f"{path}: {str(error).splitlines()[0]} (Kubernetes {version})",)
+    return ()
+
+
+def _namespaces(rendered: Rendered) -> Iterator[Finding]:
+    spaces = rendered.kind("Namespace")
+    if len(spaces) != 1 or spaces[0]["metadata"].get("labels", {}).get(PSA_LABEL) != "restricted":
+        yield Finding(f"overlay {rendered.overlay}", f"one namespace, with {PSA_LABEL}: restricted")
+        return
+    name = spaces[0]["metadata"]["name"]
+    for one in rendered.objects:
+        if one["kind"] != "Namespace" and one["metadata"].get("namespace") != name:
+            yield Finding(name_of(one), f"is not in the namespace {name}")
+
+
+def _references(rendered: Rendered) -> Iterator[Finding]:
+    """Secrets come from outside, and all that a pod refers to is there."""
+    for secret in rendered.kind("Secret"):
+        yield Finding(name_of(secret), "a secret's value must not stand in a manifest")
+    outside = {one["spec"]["target"]["name"] for one in rendered.kind("ExternalSecret")}
+    for workload in rendered.workloads():
+        for container in workload.containers:
+            for source in container.get("envFrom", ()):
+                for key, kind in (("configMapRef", "ConfigMap"), ("secretRef", "Secret")):
+                    reference = source.get(key)
+                    if reference is None or reference.get("optional"):
+                        continue
+                    known = reference["name"] in outside or rendered.overlay == DEV
+                    if rendered.find(kind, reference["name"]) is None and not (kind == "Secret" and known):
+                        yield Finding(workload.where, f"there is no {kind} {reference['name']}")
+        account = workload.pod.get("serviceAccountName")
+        if account is not None and rendered.find("ServiceAccount", account) is None:
+            yield Finding(workload.where, f"there is no ServiceAccount {account}")
