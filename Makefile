@@ -10,10 +10,16 @@ STAMP := $(VENV)/.installed
 PACKAGES := libs/common services/order-api services/dispatcher services/notifier services/expiry tools/weelo_cli
 CODE := libs services deploy tests tools bench
 NODE_CHECKS := tests/contract/node
+NODE_DEPLOY := deploy/validate/node
+NODE_EXAMPLE := examples/node
+NODE_PHONES := services/notifier/tests/node
+COMPOSE_ANSWERS = docker info >/dev/null 2>&1 && docker compose version >/dev/null 2>&1
 ROLE ?= customer
 ID ?= c-1
+SEED ?= 1
+MINUTES ?= 10
 
-.PHONY: help setup lock demo up down token test test-unit test-faults lint format typecheck contracts contract-tools verify-ledger bench-intake bench-relay clean
+.PHONY: help setup lock demo up down token test test-unit test-faults chaos lint format typecheck contracts contract-tools deploy-tools validate-deploy docs-settings verify-ledger bench-intake bench-relay bench-matching bench-positions bench-fanout bench-timers clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -36,16 +42,20 @@ demo: setup ## run a whole evening in Delhi on the local stack, and check the le
 	@ORDER_LIFETIME_S=$${ORDER_LIFETIME_S:-20} WEELO_RUN_DIR=$${WEELO_RUN_DIR:-.run/demo} WEELO_PORT_BASE=$${WEELO_PORT_BASE:-free} \
 		$(BIN)/python -m deploy.local run -- $(CURDIR)/$(BIN)/python -m tools.demo
 
-up: setup ## start the local stack and leave it running
-	@$(BIN)/python -m deploy.local up
+up: setup ## start everything: compose where a Docker engine answers, else the local stack
+	@if [ "$(WEELO_STACK)" != local ] && $(COMPOSE_ANSWERS); then \
+		$(BIN)/python -m deploy.compose.prepare && WEELO_UID=$$(id -u) docker compose up --build --detach --wait gateway expiry \
+		&& echo "http://127.0.0.1:18000 is the entrance; a token: make token ROLE=customer ID=c-1; stop it: make down"; \
+	else $(BIN)/python -m deploy.local up; fi
 
-down: setup ## stop the local stack
+down: setup ## stop what `make up` started; the containers' data stay
+	@if [ -f .env ] && $(COMPOSE_ANSWERS); then docker compose --profile '*' down; fi
 	@$(BIN)/python -m deploy.local down
 
 token: setup ## print a token for the local stack: make token ROLE=customer ID=c-1
-	@$(BIN)/python -m tools.token $(ROLE) $(ID)
+	@$(BIN)/weelo token $(ROLE) $(ID)
 
-test: setup contract-tools ## run all tests but the long ones, on real servers of their own
+test: setup contract-tools deploy-tools ## run all tests but the long ones, on real servers of their own
 	@$(BIN)/python -m deploy.local fetch
 	$(BIN)/pytest -m "not faults"
 
@@ -55,6 +65,10 @@ test-unit: setup ## run the tests that need no servers
 test-faults: setup ## run the long tests that kill, freeze and cut things off
 	@$(BIN)/python -m deploy.local fetch
 	$(BIN)/pytest -m faults
+
+chaos: setup ## break things at random under traffic, then check the ledger: make chaos SEED=1 MINUTES=10
+	@$(BIN)/python -m deploy.local fetch
+	@$(BIN)/python -m tools.chaos --seed $(SEED) --minutes $(MINUTES)
 
 lint: setup ## ruff (lint and format), the direction of imports, the event contract
 	$(BIN)/ruff check .
@@ -73,18 +87,29 @@ contracts: setup ## make the event contract's files anew (schemas/); refuses wha
 	@$(BIN)/python -m tools.contracts write
 
 contract-tools: ## install others' tools that the contract is checked with, where npm is on the machine
-	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory --silent $(NODE_CHECKS)/node_modules/.installed; \
-	else echo "npm is not there: the checks with kafkajs and the AsyncAPI parser are left out"; fi
+	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory --silent $(NODE_CHECKS)/node_modules/.installed $(NODE_EXAMPLE)/node_modules/.installed $(NODE_PHONES)/node_modules/.installed; \
+	else echo "npm is not there: the checks with kafkajs, the AsyncAPI parser and Node's ws are left out"; fi
 	@command -v kcat >/dev/null || echo "kcat is not there (Debian: apt-get install kcat): the checks with it are left out"
+	@command -v chromium >/dev/null || echo "chromium is not there (Debian: apt-get install chromium): the check with a real browser is left out"
 
-$(NODE_CHECKS)/node_modules/.installed: $(NODE_CHECKS)/package.json $(NODE_CHECKS)/package-lock.json
-	cd $(NODE_CHECKS) && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error
+deploy-tools: ## install dclint, which validate-deploy asks, where npm is on the machine
+	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory --silent $(NODE_DEPLOY)/node_modules/.installed; \
+	else echo "npm is not there: docker-compose.yml cannot be checked"; fi
+
+validate-deploy: setup deploy-tools ## check all of deploy/ without a cluster, an account or an engine
+	@$(BIN)/python -m deploy.validate
+
+docs-settings: setup ## write docs/settings.md anew from the services' Settings classes
+	@$(BIN)/python -m deploy.settings_reference
+
+%/node_modules/.installed: %/package.json %/package-lock.json
+	cd $* && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error
 	@touch $@
 
 verify-ledger: setup ## check the ledger of the running local stack
-	@$(BIN)/python -m tools.ledger
+	@$(BIN)/weelo ledger verify
 
-bench-intake: setup ## measure creating orders beside one statement's limit (some four minutes)
+bench-intake: setup ## measure creating orders beside one statement's limit (some two minutes)
 	@$(BIN)/python -m deploy.local fetch
 	@$(BIN)/python -m bench.intake
 
@@ -92,5 +117,21 @@ bench-relay: setup ## measure the outbox relay beside sending one by one
 	@$(BIN)/python -m deploy.local fetch
 	@$(BIN)/python -m bench.relay
 
+bench-matching: setup ## measure the index of captains beside Redis and PostgreSQL, and its restart (some three minutes)
+	@$(BIN)/python -m deploy.local fetch
+	@$(BIN)/python -m bench.matching
+
+bench-positions: setup ## measure positions from Kafka into the index beside GEOADD (some two minutes)
+	@$(BIN)/python -m deploy.local fetch
+	@$(BIN)/python -m bench.positions
+
+bench-fanout: setup contract-tools ## measure pushing to 5,000 sockets beside C and Node (some two minutes)
+	@$(BIN)/python -m deploy.local fetch
+	@$(BIN)/python -m bench.fanout
+
+bench-timers: setup ## measure a million timers beside polling Redis and PostgreSQL (some four minutes)
+	@$(BIN)/python -m deploy.local fetch
+	@$(BIN)/python -m bench.timers
+
 clean: ## remove what the tools and the local stack wrote, but not .venv
-	rm -rf $(NODE_CHECKS)/node_modules .run .mypy_cache .ruff_cache .pytest_cache .hypothesis demo-report.json
+	rm -rf $(NODE_CHECKS)/node_modules $(NODE_DEPLOY)/node_modules $(NODE_EXAMPLE)/node_modules $(NODE_PHONES)/node_modules .run .mypy_cache .ruff_cache .pytest_cache .hypothesis demo-report.json
