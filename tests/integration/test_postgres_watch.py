@@ -13,12 +13,13 @@ import pytest
 from deploy.local.stack import LocalStack
 from tests.faults.harm import frozen
 from tests.integration.events_rig import EventsRig, events_rig, until
-from weelo_common.postgres import DatabaseUnavailable
+from weelo_common.postgres import Connection, DatabaseUnavailable
 
 PERIOD_S = 0.02
 DEADLINE_S = 0.4
 SPELL_S = 0.5  # longer than the deadline: a timer is always due when the process gets to run
 SPELLS = 6
+CLOSE = "SELECT pg_terminate_backend($1)"
 CLOSE_ALL_OTHERS = """
 SELECT pg_terminate_backend(pid) FROM pg_stat_activity
  WHERE datname = current_database() AND pid <> pg_backend_pid()
@@ -56,13 +57,26 @@ async def test_a_process_that_gets_no_cpu_does_not_take_postgres_for_away(
     assert "PostgreSQL is away" not in caplog.messages
 
 
+def taken_back(connection: Connection) -> bool:
+    """Whether the pool has noticed that a connection is closed, and lets nobody use it any more."""
+    try:
+        connection.is_closed()
+    except asyncpg.InterfaceError:
+        return True
+    return False
+
+
 async def test_a_server_that_closes_all_connections_at_once_does_not_end_the_watch(rig: EventsRig) -> None:
     dsn = rig.settings.postgres_dsn.get_secret_value()
 
     async def hold_one() -> None:
         async with rig.database.connection() as held:
             own = await asyncpg.connect(dsn)
-            await own.execute(CLOSE_ALL_OTHERS)  # as a server does that goes down
+            await own.execute(CLOSE, await held.fetchval("SELECT pg_backend_pid()"))
+            await until(lambda: taken_back(held), "the word of the close")
+            await own.execute(
+                CLOSE_ALL_OTHERS
+            )  # the watch's own is the last: so it may be where a server goes down
             await own.close()
             await until(lambda: rig.database.trouble is not None, "the word that it is away")
             await held.fetchval("SELECT 1")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import logging
 import re
 import secrets
@@ -161,6 +162,30 @@ async def test_an_event_that_commits_after_one_with_a_higher_id_is_sent(rig: Eve
     assert await unsent(rig) == []
 
 
+async def test_no_event_overtakes_one_of_its_key_that_commits_while_a_pass_runs(rig: EventsRig) -> None:
+    relay = make_relay(rig, relay_batch_rows=2)
+    read = relay._read
+    first = contextlib.AsyncExitStack()
+    uncommitted = await first.enter_async_context(rig.database.transaction())
+    await Outbox("order-api").append(uncommitted, [filled("late", 1)], at=datetime.now(UTC))
+    await append(rig, *((f"order-{number}", b"{}") for number in range(7)))
+
+    async def read_while_others_commit(*, after: int, up_to: int) -> Page:
+        page = await read(after=after, up_to=up_to)
+        if after == 0:
+            await first.aclose()
+            async with rig.database.transaction() as second:
+                await Outbox("order-api").append(second, [filled("late", 2)], at=datetime.now(UTC))
+        return page
+
+    relay._read = read_while_others_commit  # type: ignore[method-assign]
+    assert await relay.run_once() == 7
+    relay._read = read  # type: ignore[method-assign]
+    async with relaying(relay):
+        found = await rig.records(ORDERS_EVENTS, 9)
+    assert [json.loads(record.value)["orderVersion"] for record in found if record.key == b"late"] == [1, 2]
+
+
 async def test_depth_and_age_are_true_where_another_holds_the_lease_and_where_kafka_is_away(
     rig: EventsRig,
 ) -> None:
@@ -197,7 +222,8 @@ async def test_depth_and_age_are_true_where_another_holds_the_lease_and_where_ka
 
 
 @pytest.mark.parametrize(
-    ("statement", "values"), [(SELECT_UNSENT, "0, 2000, 4000000"), (DELETE_SENT, "ARRAY[1, 2, 3], 'me', 1")]
+    ("statement", "values"),
+    [(SELECT_UNSENT, "0, 99, 2000, 4000000"), (DELETE_SENT, "ARRAY[1, 2, 3], 'me', 1")],
 )
 async def test_a_plan_made_on_an_empty_outbox_goes_by_the_index_all_the_same(
     rig: EventsRig, statement: str, values: str

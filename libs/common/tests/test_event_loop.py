@@ -5,11 +5,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import ssl
 import struct
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 import uvloop
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 
 from weelo_common.event_loop import new_event_loop
 
@@ -80,3 +88,56 @@ def test_everything_else_of_a_connection_is_as_ever() -> None:
 
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
         assert runner.run(ask()) == b"ping"
+
+
+def test_a_connection_can_be_upgraded_to_tls_as_asyncpg_does(tmp_path: Path) -> None:
+    trusted, serving = tls_contexts(tmp_path)
+
+    async def upgrade(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(await reader.readexactly(1))
+        await writer.start_tls(serving)
+        writer.write(await reader.readexactly(4))
+        await writer.drain()
+        writer.close()
+
+    async def ask() -> bytes:
+        server = await asyncio.start_server(upgrade, "127.0.0.1", 0)
+        async with server:
+            reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+            writer.write(b"S")
+            await reader.readexactly(1)
+            async with asyncio.timeout(5):
+                await writer.start_tls(trusted, server_hostname="localhost")
+                writer.write(b"ping")
+                answer = await reader.readexactly(4)
+            assert writer.get_extra_info("ssl_object") is not None
+            writer.close()
+            return answer
+
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        assert runner.run(ask()) == b"ping"
+
+
+def tls_contexts(folder: Path) -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    """Of a client that trusts, and of the server that is, ``localhost``."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(hours=1))
+        .not_valid_after(now + timedelta(hours=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    pem = certificate.public_bytes(Encoding.PEM)
+    both = folder / "server.pem"
+    both.write_bytes(pem + key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    trusted = ssl.create_default_context(cadata=pem.decode())
+    serving = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    serving.load_cert_chain(both)
+    return trusted, serving

@@ -22,6 +22,13 @@ class Loop(uvloop.Loop):
         transport, protocol = await super().create_connection(*args, **kwargs)
         return LosableTransport(transport), protocol
 
+    async def start_tls(self, transport: Any, *args: Any, **kwargs: Any) -> Any:
+        """As asyncio has it: asyncpg begins TLS on a connection that is open already."""
+        if isinstance(transport, LosableTransport):
+            transport = transport.inner
+        upgraded = await super().start_tls(transport, *args, **kwargs)
+        return None if upgraded is None else LosableTransport(upgraded)
+
 
 class LosableTransport:
     """A transport to write to; everything else is uvloop's."""
@@ -30,6 +37,11 @@ class LosableTransport:
 
     def __init__(self, transport: Any) -> None:
         self._transport = transport
+
+    @property
+    def inner(self) -> Any:
+        """uvloop's own."""
+        return self._transport
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Raises ConnectionResetError where the connection is lost."""

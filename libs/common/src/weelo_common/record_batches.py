@@ -210,23 +210,23 @@ class BatchSender:
 
     def __init__(self, producer: AIOKafkaProducer) -> None:
         self._producer = producer
-        self._known: set[str] = set()
+        self._partitions: dict[str, int] = {}
         self.hash = lru_cache(KNOWN_KEYS)(murmur2)
         """Without its sign, and modulo the number of partitions, it is the partition of a key."""
 
     def knows(self, topic: str) -> bool:
         """Whether ``partitions`` has found this topic before, and so answers at once."""
-        return topic in self._known
+        return topic in self._partitions
 
     async def partitions(self, topic: str) -> int:
-        """The number of partitions of a topic.
+        """The number of partitions of a topic; asked once, for a topic that is in use keeps its number.
 
         Raises:
             KafkaError: the brokers do not know it, or keep it from us.
         """
-        count = len(await self._producer.partitions_for(topic))
-        self._known.add(topic)
-        return count
+        if topic not in self._partitions:
+            self._partitions[topic] = len(await self._producer.partitions_for(topic))
+        return self._partitions[topic]
 
     async def send(self, batch: RecordBatch) -> Acknowledgement:
         """Hand a finished batch over; the answer is done once Kafka acknowledged all of it, or refused it.

@@ -40,6 +40,7 @@ GATHER_FROM_ROWS = 8
 SESSION = {"enable_seqscan": "off", "jit": "off"}
 CONNECTIONS = 4  # reading ahead, deleting behind, measuring, and one more
 NAMED_ROWS = 5  # of a refused batch, in the log
+ANY_ID = 2**63 - 1
 
 ACQUIRE_LEASE = """
 UPDATE outbox_lease SET owner = $1, term = CASE WHEN owner = $1 THEN term ELSE term + 1 END,
@@ -50,11 +51,11 @@ RETURNING term
 RELEASE_LEASE = "UPDATE outbox_lease SET expires_at = '-infinity', owner = '' WHERE owner = $1"
 # As many rows as asked for, or as hold so many bytes; always the first.
 SELECT_UNSENT = """
-SELECT id, topic, key, headers, payload
+SELECT id, topic, key, headers, payload, (SELECT max(id) FROM outbox) AS newest_id
   FROM (SELECT id, topic, key, headers, payload, sum(octet_length(payload))
                OVER (ORDER BY id ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS bytes_before
-          FROM outbox WHERE id > $1 ORDER BY id LIMIT $2) AS page
- WHERE bytes_before IS NULL OR bytes_before < $3
+          FROM outbox WHERE id > $1 AND id <= $2 ORDER BY id LIMIT $3) AS page
+ WHERE bytes_before IS NULL OR bytes_before < $4
  ORDER BY id
 """
 # It commits without waiting for the disk: a server that crashes and forgets it has the rows sent again, with their ids.
@@ -131,7 +132,10 @@ class Relay:
         if not await self._hold_lease():
             return 0
         term, sent = self._term, 0
-        last, page = Page(), await self._read(after=0)
+        last, page = Page(), await self._read(after=0, up_to=ANY_ID)
+        # A row with a lower id that could not be seen yet is for the next pass. So is what follows it under its key:
+        # such ids are higher than any that could be seen now. Further pages must not reach them.
+        newest = page.newest_id
         try:
             for left in reversed(range(PAGES_A_PASS)):
                 # Under another term somebody else may have sent what we have read.
@@ -139,7 +143,7 @@ class Relay:
                     break
                 if self._is_full(page) and left:
                     _, _, ahead = await _all(
-                        self._publish(page), self._delete(last), self._read(after=page.last_id)
+                        self._publish(page), self._delete(last), self._read(after=page.last_id, up_to=newest)
                     )
                 else:
                     ahead = Page()
@@ -179,13 +183,16 @@ class Relay:
         """How long a produce may take: a stale owner could still produce, so it ends before the lease does."""
         return self._lease_until - LEASE_MARGIN_S - time.monotonic()
 
-    async def _read(self, *, after: int) -> Page:
-        """The unsent rows behind an id, as far as their topics are known; the first of all may ask for its topic.
+    async def _read(self, *, after: int, up_to: int) -> Page:
+        """The unsent rows behind an id, up to another, as far as their topics are known.
 
-        So a topic that no broker knows holds up what comes after it, never what came before.
+        The first of all may ask for its topic. So a topic that no broker knows holds up what comes after it, never
+        what came before.
         """
         async with self._database.connection() as connection:
-            rows = await connection.fetch(SELECT_UNSENT, after, self._settings.relay_batch_rows, PAGE_BYTES)
+            rows = await connection.fetch(
+                SELECT_UNSENT, after, up_to, self._settings.relay_batch_rows, PAGE_BYTES
+            )
         if not rows:
             return Page()
         if not after:

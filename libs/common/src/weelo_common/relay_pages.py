@@ -55,6 +55,8 @@ class Page:
     count: int = 0
     first_id: int = 0
     last_id: int = 0
+    newest_id: int = 0
+    """The highest id that could be seen when it was read."""
     payload_bytes: int = 0
     acknowledged: list[int] = field(default_factory=list)
     """The ids that Kafka took and that are not deleted yet."""
@@ -104,14 +106,14 @@ class Page:
 
 
 async def lay_out(rows: Sequence[Any], sender: BatchSender, *, prefix: str, batch_bytes: int) -> Page:
-    """The rows (id, topic, key, headers, payload) as a page, up to the first of a topic that ``sender`` does not know.
+    """The rows (id, topic, key, headers, payload, newest_id) as a page, up to the first whose topic is not known.
 
     ``prefix`` is that of the topics' names on the brokers; a batch has up to ``batch_bytes``, or a single record.
     """
     page = Page()
     lanes: dict[tuple[str, int], list[RecordBatch]] = {}
     topics: dict[str, tuple[str, int]] = {}  # declared name → name on the brokers, partitions
-    for row_id, topic, key, headers, payload in rows:
+    for row_id, topic, key, headers, payload, _ in rows:
         if topic not in topics:
             if not sender.knows(f"{prefix}{topic}"):
                 break
@@ -132,6 +134,7 @@ async def lay_out(rows: Sequence[Any], sender: BatchSender, *, prefix: str, batc
         if page.count % ROWS_A_TURN == 0:
             await asyncio.sleep(0)
     page.first_id, page.last_id = rows[0]["id"], rows[page.count - 1]["id"]
+    page.newest_id = rows[0]["newest_id"]
     page.lanes = list(lanes.values())
     for batches in page.lanes:
         for batch in batches:
