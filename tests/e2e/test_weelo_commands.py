@@ -107,6 +107,11 @@ async def test_events_are_shown_decoded_by_order_and_by_type_and_places_are_hidd
     ]
 
 
+def listen_to_interrupts() -> None:
+    """A shell starts what it runs in the background deaf to SIGINT, and that is inherited."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 async def test_a_tail_that_follows_shows_what_comes_until_it_is_interrupted(city: City) -> None:
     customer = city.customer()
     created = await customer.create(order_body(new_subtype()))
@@ -115,6 +120,7 @@ async def test_a_tail_that_follows_shows_what_comes_until_it_is_interrupted(city
         *("events", "tail", "--follow", "--json", "--since", "1m", "--order", created.data["orderId"]),
         env=dict(os.environ) | city.stack.command_env(),
         stdout=asyncio.subprocess.PIPE,
+        preexec_fn=listen_to_interrupts,
     )
     assert tail.stdout is not None
 

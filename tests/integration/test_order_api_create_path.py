@@ -5,13 +5,24 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Iterator, Mapping
+from contextvars import copy_context
+from dataclasses import replace
+from datetime import timedelta
+from typing import cast
 from uuid import uuid4
 
+import asyncpg
 import httpx
 import pytest
+from prometheus_client import CollectorRegistry
 
 from deploy.local.stack import LocalStack
 from order_api.create_path import BODY_WAIT_S
+from order_api.domain import Line, NewOrder
+from order_api.gate import Gate
+from order_api.intake import CreateRequest, Intake
+from order_api.intake_store import StoredAnswer
+from order_api.metrics import OrderMetrics
 from tests.integration.order_api_rig import (
     BODY,
     PATIENCE_S,
@@ -23,7 +34,10 @@ from tests.integration.order_api_rig import (
     order_api,
     order_api_home,
 )
-from weelo_common.events.topics import ORDERS_EVENTS
+from weelo_common.events import Place
+from weelo_common.events.topics import ORDER_API, ORDERS_EVENTS
+from weelo_common.outbox import Outbox
+from weelo_common.redis_client import RedisClient
 
 # The short way takes this media type only without a parameter; with one the application answers.
 SHORT, LONG = "application/json", "application/json; charset=utf-8"
@@ -204,3 +218,25 @@ async def test_creates_that_share_a_statement_carry_each_its_own_trace_to_their_
         (created,) = await rig.events(ORDERS_EVENTS, data(answer)["orderId"], "OrderCreated")
         assert created.traceparent is not None
         assert created.traceparent.split("-")[1] == trace
+
+
+async def test_a_create_that_breaks_breaks_no_other_of_its_group(rig: Rig) -> None:
+    def wanted(number: int) -> NewOrder:
+        place = Place(latitude=28.5, longitude=77.4, address="Noida")
+        lines = (Line("TRUCK", "TATA_ACE", 1, 500),)
+        return NewOrder(f"c-{uuid4()}", f"Asha {number}", "", place, place, 25, None, None, lines)
+
+    wishes = [wanted(number) for number in range(8)]
+    wishes[2] = replace(wishes[2], lines=(Line("TRUCK", "TATA_ACE", cast(int, None), 500),))  # cannot be made
+    wishes[5] = replace(wishes[5], customer_name="\x00")  # PostgreSQL writes no such text
+    async with RedisClient.open(rig.settings) as redis:
+        gate = Gate(redis, lock_ms=10_000, replay_s=300, creates_per_minute=1000)
+        metrics = OrderMetrics(CollectorRegistry())
+        intake = Intake(rig.database, Outbox(ORDER_API), gate, metrics, lifetime=timedelta(seconds=60))
+        group = [(CreateRequest(wish, None, bytes(32)), copy_context()) for wish in wishes]
+        outcomes = await asyncio.gather(*(intake._creates(one) for one in group), return_exceptions=True)
+    kinds = [type(outcome) for outcome in outcomes]
+    assert (kinds[2], kinds[5]) == (TypeError, asyncpg.CharacterNotInRepertoireError)
+    assert [kinds[number] for number in (0, 1, 3, 4, 6, 7)] == [StoredAnswer] * 6
+    customers = [wish.customer_id for wish in wishes]
+    assert await rig.value("SELECT count(*) FROM orders WHERE customer_id = ANY($1)", customers) == 6

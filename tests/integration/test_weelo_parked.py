@@ -35,11 +35,11 @@ async def producer(rig: EventsRig) -> AsyncIterator[AIOKafkaProducer]:
     await rig.kafka.stop_producer(made)
 
 
-async def park(rig: EventsRig, producer: AIOKafkaProducer, key: str, versions: int) -> None:
-    """Events 1, 2 … of a key, all parked."""
+async def park(rig: EventsRig, producer: AIOKafkaProducer, key: str, versions: int, *well: str) -> None:
+    """Events 1, 2 … of a key, all parked; what was sent before under the keys in ``well`` is applied."""
     for version in range(1, versions + 1):
         await send(rig, producer, key, version)
-    failing = Member(rig, trouble=lambda event: KeyError("a defect"))
+    failing = Member(rig, trouble=lambda event: None if event.order_id in well else KeyError("a defect"))
     async with consuming(failing):
         await until(lambda: failing.count("parked") == versions, "the parked events")
 
@@ -114,6 +114,43 @@ async def test_trouble_that_passes_is_waited_out_and_poison_goes_to_the_dead_let
     assert await effects(rig) == [("o1", 1), ("o1", 3)]  # nothing of the poison's half-done work
     (dead,) = await rig.records(ORDERS_EVENTS.dlq(GROUP), 1)
     assert dict(dead.headers)["dlq-reason"] == b"never"
+
+
+async def test_poison_of_a_replay_is_no_repeat_when_its_dead_letter_is_put_back(
+    rig: EventsRig, producer: AIOKafkaProducer, stack: LocalStack
+) -> None:
+    await park(rig, producer, "o1", 1)
+    async with consuming(Member(rig, trouble=lambda event: PoisonMessage("not yet"))):
+        await ask(rig, "o1")
+        await marks_become(rig, {})
+    weelo = operator(rig, stack)
+    (letter,) = (await weelo.answers("dlq", "list", "--topic", "orders.events.v1", "--group", "dispatcher"))[
+        "deadLetters"
+    ]
+    where = ("orders.events.v1", "dispatcher", str(letter["offset"]))
+    assert (await weelo.answers("dlq", "retry", *where, "--yes"))["done"] is True
+    repaired = Member(rig)
+    async with consuming(repaired):
+        await until(lambda: repaired.count("consumed") == 1, "the event that was put back")
+    assert (repaired.count("applied"), repaired.count("duplicate")) == (1, 0)
+    assert await effects(rig) == [("o1", 1)]
+
+
+async def test_a_group_moved_back_applies_what_is_parked_once(
+    rig: EventsRig, producer: AIOKafkaProducer, stack: LocalStack
+) -> None:
+    await send(rig, producer, "o2", 1)
+    await park(rig, producer, "o1", 2, "o2")
+    weelo = operator(rig, stack)
+    moved = ("events", "replay", "--group", "dispatcher", "--topic", "orders.events.v1", "--from", "1h")
+    assert (await weelo.answers(*moved, "--yes"))["done"] is True
+    well = Member(rig)
+    async with consuming(well):
+        await until(lambda: well.count("consumed") == 3, "all of them once more")
+        await ask(rig, "o1")
+        await marks_become(rig, {})
+    assert (well.count("duplicate"), well.count("applied"), well.count("replayed")) == (2, 1, 2)
+    assert [effect for effect in await effects(rig) if effect[0] == "o1"] == [("o1", 1), ("o1", 2)]
 
 
 async def test_two_replicas_take_turns_and_apply_nothing_twice(

@@ -64,6 +64,41 @@ async def test_a_work_that_fails_as_a_whole_tells_everybody_and_the_next_group_g
         assert await together(2) == 2
 
 
+async def test_an_item_that_breaks_its_group_breaks_nobody_else() -> None:
+    async def work(items: list[int]) -> list[int]:
+        if 3 in items:
+            raise KeyError("a defect")
+        if 5 in items:
+            raise DatabaseUnavailable("gone")
+        return items
+
+    together: Together[int, int] = Together(work)
+    async with asyncio.timeout(PATIENCE_S):
+        outcomes = await asyncio.gather(*(together(number) for number in range(8)), return_exceptions=True)
+    assert [outcome for outcome in outcomes if isinstance(outcome, int)] == [0, 1, 2, 4, 6, 7]
+    assert [type(outcomes[number]) for number in (3, 5)] == [KeyError, DatabaseUnavailable]
+
+
+async def test_who_is_left_of_a_broken_group_when_the_service_goes_down_is_told() -> None:
+    alone = asyncio.Event()
+
+    async def work(items: list[int]) -> list[int]:
+        if len(items) > 1:
+            raise KeyError("a defect")
+        alone.set()
+        await asyncio.Event().wait()
+        return items
+
+    together: Together[int, int] = Together(work)
+    async with asyncio.timeout(PATIENCE_S):
+        waiting = [asyncio.create_task(together(number)) for number in range(3)]
+        await alone.wait()
+        for lane in tuple(together._lanes):
+            lane.cancel()
+        told = await asyncio.gather(*waiting, return_exceptions=True)
+    assert [type(one) for one in told] == [DatabaseUnavailable] * 3
+
+
 async def test_who_comes_within_the_pace_shares_the_next_group_and_a_lone_one_waits_for_nobody() -> None:
     groups: list[list[int]] = []
 

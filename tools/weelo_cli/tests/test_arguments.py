@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
+import ssl
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import entry_points
 from pathlib import Path
 
+import asyncpg
 import pytest
 from typer.testing import CliRunner, Result
 
@@ -17,6 +20,7 @@ from weelo_cli.conventions import BadInput
 from weelo_cli.main import GROUP, build
 from weelo_cli.moments import BEGINNING, moment_of
 
+SSL_REQUEST = bytes([0, 0, 0, 8]) + (80877103).to_bytes(4)  # PostgreSQL's message protocol, 55.7
 NOW = datetime(2026, 2, 3, 10, 8, 28, tzinfo=UTC)
 
 
@@ -145,3 +149,37 @@ def test_every_command_has_help_with_an_example() -> None:
         assert said.exit_code == 0
         assert "Example:" in said.stdout, command
         assert "--json" in said.stdout, command
+
+
+def test_postgresql_is_reached_as_the_services_reach_it(tmp_path: Path) -> None:
+    assert Surroundings({}).postgres_tls() is None  # the DSN says
+    assert Surroundings({"POSTGRES_TLS": "disable"}).postgres_tls() is False
+    unchecked = Surroundings({"POSTGRES_TLS": "require"}).postgres_tls()
+    checked = Surroundings({"POSTGRES_TLS": "verify-full"}).postgres_tls()
+    assert isinstance(unchecked, ssl.SSLContext)
+    assert isinstance(checked, ssl.SSLContext)
+    assert unchecked.verify_mode == ssl.CERT_NONE
+    assert (checked.verify_mode, checked.check_hostname) == (ssl.CERT_REQUIRED, True)
+    with pytest.raises(BadInput, match="POSTGRES_TLS: must be one of"):
+        Surroundings({"POSTGRES_TLS": "perhaps"}).postgres_tls()
+    with pytest.raises(BadInput, match="POSTGRES_TLS_CA_FILE: FileNotFoundError"):
+        Surroundings(
+            {"POSTGRES_TLS": "verify-ca", "POSTGRES_TLS_CA_FILE": str(tmp_path / "none.pem")}
+        ).postgres_tls()
+
+
+async def test_a_command_asks_postgresql_for_tls_where_the_environment_does() -> None:
+    asked: list[bytes] = []
+
+    async def server(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.append(await reader.read(8))
+        writer.close()
+
+    async with await asyncio.start_server(server, "127.0.0.1", 0) as listener:
+        port = listener.sockets[0].getsockname()[1]
+        dsn = f"postgresql://nobody@127.0.0.1:{port}/none?sslmode=disable"
+        weelo = Surroundings({"POSTGRES_LEDGER_DSN_EXPIRY": dsn, "POSTGRES_TLS": "require"})
+        with pytest.raises((OSError, asyncpg.PostgresError)):
+            async with weelo.reading("expiry"):
+                pass
+    assert asked[0] == SSL_REQUEST

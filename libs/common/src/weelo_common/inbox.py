@@ -20,6 +20,7 @@ WITH fresh AS (
 SELECT EXISTS (SELECT FROM fresh) AS fresh,
        EXISTS (SELECT FROM parked_key WHERE consumer = $2 AND key = $4) AS parked
 """
+FORGET = "DELETE FROM inbox WHERE day = $1 AND consumer = $2 AND event_id = $3"
 SELECT_PARTITIONS = """
 SELECT relname::text AS name FROM pg_inherits JOIN pg_class ON pg_class.oid = inhrelid
  WHERE inhparent = 'inbox'::regclass
@@ -47,6 +48,11 @@ async def register(
     row = await connection.fetchrow(REGISTER, event_time.astimezone(UTC).date(), consumer, event_id, key)
     assert row is not None  # noqa: S101 - a SELECT of two EXISTS has one row
     return Registration(fresh=row["fresh"], parked=row["parked"])
+
+
+async def forget(connection: Connection, *, consumer: str, event_id: str, event_time: datetime) -> None:
+    """Take an event's row away in the caller's transaction: where it comes again, it is handled."""
+    await connection.execute(FORGET, event_time.astimezone(UTC).date(), consumer, event_id)
 
 
 async def keep_inbox_days(connection: Connection) -> int:

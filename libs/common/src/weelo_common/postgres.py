@@ -12,6 +12,7 @@ import logging
 import ssl
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from datetime import datetime
+from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
@@ -20,7 +21,7 @@ from asyncpg.pool import PoolConnectionProxy
 from opentelemetry.trace import SpanKind
 
 from weelo_common.clock import to_milliseconds
-from weelo_common.settings import PostgresSettings
+from weelo_common.settings import PostgresSettings, PostgresTls
 from weelo_common.telemetry import span
 
 log = logging.getLogger(__name__)
@@ -126,7 +127,7 @@ class Database:
             "timeout": settings.postgres_connect_deadline_s,
             # The server's own time-out comes first.
             "command_timeout": settings.postgres_statement_timeout_s + 1,
-            "ssl": _tls(settings),
+            "ssl": tls_option(settings.postgres_tls, settings.postgres_tls_ca_file),
             "server_settings": {
                 "application_name": application_name,
                 "timezone": "UTC",
@@ -296,14 +297,17 @@ def _ms(seconds: float) -> str:
     return str(int(seconds * 1000))
 
 
-def _tls(settings: PostgresSettings) -> ssl.SSLContext | bool | None:
-    """What asyncpg wants: None follows the DSN's ``sslmode``."""
-    mode = settings.postgres_tls
+def tls_option(mode: PostgresTls, ca_file: Path | None) -> ssl.SSLContext | bool | None:
+    """What asyncpg wants for ``POSTGRES_TLS`` and ``POSTGRES_TLS_CA_FILE``: None follows the DSN's ``sslmode``.
+
+    Raises:
+        OSError: the file cannot be read, or holds no certificate.
+    """
     if mode == "from-dsn":
         return None
     if mode == "disable":
         return False
-    context = ssl.create_default_context(cafile=settings.postgres_tls_ca_file)
+    context = ssl.create_default_context(cafile=ca_file)
     if mode != "verify-full":
         context.check_hostname = False
     if mode == "require":

@@ -2,7 +2,8 @@
 
 The request is a mark on the key's row (``weelo parked replay``). Any replica may take it: each event is applied under
 the row lock that a consumer takes before it appends, so two replicas take turns and no event slips past the queue. The
-inbox is not asked: a parked event has its row there since the day it was parked.
+inbox is not asked: a parked event has its row there since the day it was parked. Only what turns out to be poison loses
+that row, so that ``weelo dlq retry`` finds no repeat.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
-from weelo_common import parking
+from weelo_common import inbox, parking
 from weelo_common.dead_letters import DeadLetters
 from weelo_common.delivery import Delivery, Handler, PoisonMessage, RetryLater
 from weelo_common.events import Envelope, Event
@@ -126,6 +127,9 @@ class Replayer:
             ):  # what poison had begun goes, its removal from the queue stays
                 await handler(connection, delivery)
         except PoisonMessage as error:
+            await inbox.forget(
+                connection, consumer=self._consumer, event_id=envelope.id, event_time=envelope.time
+            )
             await self._dead_letters.write(record, reason=str(error), attempts=1)
             log.error(  # noqa: TRY400 - the reason says it all, as in the consumer
                 "Dead letter",

@@ -16,6 +16,7 @@ from pydantic import AfterValidator, Field, SecretStr, ValidationError, model_va
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 Seconds = Annotated[float, Field(gt=0, le=3600)]
+PostgresTls = Literal["from-dsn", "disable", "require", "verify-ca", "verify-full"]
 Port = Annotated[int, Field(ge=0, le=65_535)]  # 0 lets the system choose, as tests do
 SettingsT = TypeVar("SettingsT", bound=BaseSettings)
 
@@ -55,7 +56,7 @@ class PostgresSettings(Settings):
     """The service's own database. TLS is asked for in the DSN (``sslmode``, ``sslrootcert``) or here."""
 
     postgres_dsn: Annotated[SecretStr, _one_of_schemes("postgresql", "postgres")]
-    postgres_tls: Literal["from-dsn", "disable", "require", "verify-ca", "verify-full"] = "from-dsn"
+    postgres_tls: PostgresTls = "from-dsn"
     postgres_tls_ca_file: Path | None = None
     postgres_pool_min: Annotated[int, Field(ge=0, le=100)] = 2
     postgres_pool_max: Annotated[int, Field(ge=2, le=200)] = 12  # the sweep alone needs two

@@ -26,7 +26,7 @@ from order_api.together import Together
 from order_api.views import created_body
 from weelo_common.ids import new_id
 from weelo_common.outbox import Outbox
-from weelo_common.postgres import Connection, Database, database_now
+from weelo_common.postgres import Connection, Database, database_now, is_infrastructure_error
 from weelo_common.telemetry import span
 
 log = logging.getLogger(__name__)
@@ -155,27 +155,32 @@ class Intake:
         async with self._database.connection() as connection:
             return await situations(connection, asked)
 
-    async def _write(self, asked: list[tuple[CreateRequest, Context]]) -> list[StoredAnswer | CreateLost]:
+    async def _write(self, asked: list[tuple[CreateRequest, Context]]) -> list[StoredAnswer | Exception]:
         """Make a group's orders, all at one time of the database's clock, and write them.
 
-        Where one of them cannot be, none was written: those in whose way nothing is are written again, and where that
-        fails too, by a race, each is tried alone.
+        What cannot be made is left out. Where one of the others cannot be written, none was: those in whose way nothing
+        is are written again, and where that fails too, by a race, each is tried alone.
         """
         async with self._database.single_statements() as connection:
             now = await database_now(connection)
             # Each in the context of its own request, whose trace its events carry on.
-            made = [context.run(self._made, request, now) for request, context in asked]
-            if await _written(connection, made):
-                return [answer for _, answer in made]
-            if len(made) == 1:
-                return [CreateLost()]
-            met = await situations(connection, [_asked_by(request) for request, _ in asked])
-            free = [one for one, situation in zip(made, met, strict=True) if situation.free]
-            together = len(free) < len(made) and await _written(connection, free)
-            return [
-                one[1] if situation.free and (together or await _written(connection, [one])) else CreateLost()
-                for one, situation in zip(made, met, strict=True)
+            tried = [context.run(self._made_or_error, request, now) for request, context in asked]
+            able = [
+                (request, one)
+                for (request, _), one in zip(asked, tried, strict=True)
+                if not isinstance(one, Exception)
             ]
+            outcomes = iter(await _write_made(connection, able))
+            return [one if isinstance(one, Exception) else next(outcomes) for one in tried]
+
+    def _made_or_error(
+        self, request: CreateRequest, now: datetime
+    ) -> tuple[MadeOrder, StoredAnswer] | Exception:
+        """As ``_made``; an error is this request's alone, and logged where it is answered."""
+        try:
+            return self._made(request, now)
+        except Exception as error:  # noqa: BLE001 - it is raised where its own request waits
+            return error
 
     async def _end_overdue(self, connection: Connection, order_id: str) -> tuple[datetime, timedelta | None]:
         """End the search of the customer's overdue order, in this transaction; the time of that, and how late it
@@ -215,6 +220,36 @@ class Intake:
             extra={"orderId": answer.order_id, "customerId": request.wish.customer_id, "source": source},
         )
         return Answer(answer.status, answer.body, answer.order_id, replayed=True)
+
+
+async def _write_made(
+    connection: Connection, able: list[tuple[CreateRequest, tuple[MadeOrder, StoredAnswer]]]
+) -> list[StoredAnswer | Exception]:
+    """The outcome of each. Raises only where none was written, or where PostgreSQL is out of reach."""
+    made = [one for _, one in able]
+    if len(made) == 1:
+        return [await _alone(connection, made[0])]
+    if await _written(connection, made):
+        return [answer for _, answer in made]
+    met = await situations(connection, [_asked_by(request) for request, _ in able])
+    free = [one for one, situation in zip(made, met, strict=True) if situation.free]
+    if len(free) < len(made) and await _written(connection, free):
+        return [one[1] if situation.free else CreateLost() for one, situation in zip(made, met, strict=True)]
+    return [
+        await _alone(connection, one) if situation.free else CreateLost()
+        for one, situation in zip(made, met, strict=True)
+    ]
+
+
+async def _alone(connection: Connection, one: tuple[MadeOrder, StoredAnswer]) -> StoredAnswer | Exception:
+    """Write one order; an error is its own, as long as PostgreSQL answers."""
+    try:
+        await insert_orders(connection, [one[0]], endpoint=ENDPOINT)
+    except Exception as error:
+        if is_infrastructure_error(error):
+            raise
+        return error
+    return one[1]
 
 
 async def _written(connection: Connection, made: list[tuple[MadeOrder, StoredAnswer]]) -> bool:

@@ -2,7 +2,8 @@
 
 Under load a group also waits until ``PACE_S`` after the last one began: larger groups cost a fraction of the CPU, and
 there CPU is what requests wait for. A lone request is a group of one and waits for nobody. It must never let one
-request's trouble be another's: the work gives each its own outcome.
+request's trouble be another's: the work gives each its own outcome, and where it fails as a whole, for no reason of
+PostgreSQL's, each is tried alone.
 """
 
 from __future__ import annotations
@@ -26,7 +27,10 @@ PACE_S = 0.004  # between the beginnings of two groups; below what a create take
 
 
 class Together(Generic[Item, Outcome]):
-    """Gathers items for one kind of work. ``work`` gives as many outcomes as it got items, in their order."""
+    """Gathers items for one kind of work. ``work`` gives as many outcomes as it got items, in their order.
+
+    Where it raises, it has changed nothing, or what it did can be asked for again.
+    """
 
     def __init__(
         self,
@@ -47,7 +51,7 @@ class Together(Generic[Item, Outcome]):
 
         Raises:
             Exception: what the work gave for this item.
-            DatabaseUnavailable: too many wait, or the work failed as a whole.
+            DatabaseUnavailable: too many wait, or PostgreSQL failed the whole group.
         """
         if len(self._waiting) >= MAX_WAITING:
             raise DatabaseUnavailable("too many requests wait for PostgreSQL")
@@ -89,21 +93,34 @@ class Together(Generic[Item, Outcome]):
     async def _group(self) -> None:
         group, self._waiting = self._waiting[:MAX_GROUP], self._waiting[MAX_GROUP:]
         try:
-            outcomes = await self._work([item for item, _ in group])
-        except DatabaseUnavailable as error:
-            for _, future in group:
-                _settle(future, DatabaseUnavailable(str(error)))
+            if not await self._settled(group):
+                for one in group:  # whose trouble it is, is found out alone
+                    await self._settled([one])
         except asyncio.CancelledError:
             for _, future in group:
                 _settle(future, DatabaseUnavailable("the service goes down"))
             raise
-        except Exception as error:
-            log.exception("A group of requests failed", extra={"requests": len(group)})
+
+    async def _settled(self, group: list[tuple[Item, asyncio.Future[Outcome]]]) -> bool:
+        """Whether each has its outcome; only a group of several may be left without, by an unexpected error."""
+        try:
+            outcomes = await self._work([item for item, _ in group])
+        except DatabaseUnavailable as error:
             for _, future in group:
-                _settle(future, error)
+                _settle(future, DatabaseUnavailable(str(error)))
+        except Exception as error:
+            if len(group) > 1:
+                log.warning(
+                    "A group of requests failed; each is tried alone",
+                    extra={"requests": len(group), "reason": type(error).__name__},
+                )
+                return False
+            log.exception("A request failed")
+            _settle(group[0][1], error)
         else:
             for (_, future), outcome in zip(group, outcomes, strict=True):
                 _settle(future, outcome)
+        return True
 
 
 def _settle(future: asyncio.Future[Outcome], outcome: Outcome | Exception) -> None:

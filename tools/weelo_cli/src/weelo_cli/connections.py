@@ -9,10 +9,11 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import ssl
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import TypeAlias, cast, get_args
 
 import asyncpg
 import typer
@@ -21,7 +22,8 @@ from pydantic import ValidationError
 from weelo_cli.conventions import BadInput
 from weelo_common.events.topics import DISPATCHER, EXPIRY, NOTIFIER, ORDER_API
 from weelo_common.kafka import KafkaClients
-from weelo_common.settings import KafkaSettings
+from weelo_common.postgres import tls_option
+from weelo_common.settings import KafkaSettings, PostgresTls
 
 SERVICES = (ORDER_API, DISPATCHER, NOTIFIER, EXPIRY)
 DEFAULT_RUN_DIR = ".run/local"  # where `make up` records its stack, unless WEELO_RUN_DIR says otherwise
@@ -102,6 +104,21 @@ class Surroundings:
         """
         return KafkaClients(self.kafka_settings(), client_id="weelo-cli")
 
+    def postgres_tls(self) -> ssl.SSLContext | bool | None:
+        """``POSTGRES_TLS`` and ``POSTGRES_TLS_CA_FILE``, as the services have them; None follows the DSN.
+
+        Raises:
+            BadInput: one is wrong.
+        """
+        mode = self.env.get("POSTGRES_TLS") or "from-dsn"
+        if mode not in get_args(PostgresTls):
+            raise BadInput(f"bad setting: POSTGRES_TLS: must be one of {', '.join(get_args(PostgresTls))}")
+        ca_file = self.env.get("POSTGRES_TLS_CA_FILE")
+        try:
+            return tls_option(cast(PostgresTls, mode), Path(ca_file) if ca_file else None)
+        except OSError as error:
+            raise BadInput(f"bad setting: POSTGRES_TLS_CA_FILE: {type(error).__name__}") from None
+
     def urls(self, service: str) -> list[str]:
         """Where the replicas of a service answer HTTP, as far as the environment says; several by comma."""
         return [
@@ -148,6 +165,7 @@ class Surroundings:
                 dsn,
                 timeout=CONNECT_DEADLINE_S,
                 command_timeout=STATEMENT_DEADLINE_S,
+                ssl=self.postgres_tls(),
                 server_settings={"application_name": "weelo-cli"},
             )
         except ValueError as error:  # asyncpg's word for a DSN that is none; it may hold the password
