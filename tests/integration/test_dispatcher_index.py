@@ -12,7 +12,8 @@ from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
 import pytest
-from aiokafka import AIOKafkaProducer
+from aiokafka import AIOKafkaProducer, TopicPartition
+from aiokafka.admin import RecordsToDelete
 from prometheus_client import CollectorRegistry
 
 from deploy.local.stack import LocalStack
@@ -26,7 +27,7 @@ from weelo_common.clock import Clock, SystemClock, epoch_ms
 from weelo_common.consumer import ConsumerMetrics
 from weelo_common.events import CaptainState, encode, seal
 from weelo_common.events.positions import Position, captain_fingerprint, pack
-from weelo_common.events.topics import CAPTAINS_LOCATIONS, CAPTAINS_STATE
+from weelo_common.events.topics import CAPTAINS_LOCATIONS, CAPTAINS_STATE, Topic
 from weelo_common.kafka import KafkaClients
 from weelo_common.postgres import Database
 
@@ -276,3 +277,37 @@ async def test_rubbish_in_the_fleets_topics_is_logged_and_counted_as_ignored_and
         CAPTAINS_LOCATIONS.name,
         CAPTAINS_STATE.name,
     ]  # once a topic: they may be full of it
+
+
+class CountingFleet(LiveFleet):
+    """Counts the pages of captains that it was given."""
+
+    pages = 0
+
+    def load(self, page: CaptainColumns) -> None:
+        super().load(page)
+        self.pages += 1
+
+
+@pytest.mark.parametrize(("topic", "loads"), [(CAPTAINS_LOCATIONS, 1), (CAPTAINS_STATE, 2)])
+async def test_a_quiet_partition_whose_unread_records_were_deleted_is_caught_up_and_states_are_loaded_again(
+    home: Home, database: Database, producer: AIOKafkaProducer, subtype: str, topic: Topic, loads: int
+) -> None:
+    async with database.connection() as connection:
+        await connection.execute(INSERT_TRANSPORTER, f"t-{subtype}", True, True)
+        await connection.execute(
+            INSERT_CAPTAIN, f"k-{subtype}", f"t-{subtype}", subtype, True, True, False, 0
+        )
+    fleet = CountingFleet()
+    replica = Replica(home, database, SystemClock(), fleet)
+    async with replica.following():
+        pages = fleet.pages
+    for number in range(topic.partitions):
+        name = replica.kafka.topic_name(topic)
+        sent = await producer.send_and_wait(name, b"deleted before it is read", partition=number)
+        async with replica.kafka.admin() as admin:
+            await admin.delete_records({TopicPartition(name, number): RecordsToDelete(sent.offset + 1)})
+    replica.follower.caught_up.clear()
+    async with replica.following():
+        assert replica.follower.trouble() is None
+    assert fleet.pages == pages + loads * pages

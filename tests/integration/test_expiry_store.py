@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
+import time
 from collections.abc import AsyncIterator, Iterator
 from datetime import datetime, timedelta
 
@@ -12,7 +14,7 @@ from deploy.local.stack import LocalStack
 from expiry.domain import Firing
 from expiry.store import CLAIM_BACKLOG, CLAIM_HELD, LOAD, TimerStore
 from tests.integration.wrong_clock import with_wrong_clock
-from weelo_common.migrate import migrate
+from weelo_common.migrate import CREATE_LEDGER, INSERT_APPLIED, migrate, migrations_of
 from weelo_common.postgres import Connection, Database, database_now
 from weelo_common.settings import PostgresSettings
 
@@ -295,6 +297,18 @@ async def test_only_tombstones_past_their_day_are_dropped_in_bounded_batches(con
     assert await conn.fetchval("SELECT count(*) FROM timers") == 2
 
 
+async def test_a_tombstone_stays_for_as_long_as_its_firing_is_not_finished(conn: Connection) -> None:
+    await schedule(conn)
+    await cancel(conn, "order-expiry:gone")
+    firing = await firing_of(conn)
+    await conn.execute("UPDATE timers SET updated_at = clock_timestamp() - interval '25 hours'")
+    day_s = 24 * 3600.0
+    assert await STORE.drop_tombstones(conn, older_than_s=day_s, limit=10) == 1
+    assert await STORE.take_abandoned(conn, older_than_s=0, limit=10) == [firing]
+    await STORE.finish(conn, [firing.id])
+    assert await STORE.drop_tombstones(conn, older_than_s=day_s, limit=10) == 1
+
+
 async def test_a_payload_that_jsonb_would_refuse_comes_back_unchanged(conn: Connection) -> None:
     payload = '{"a":"\\u0000","b":1e400,"a":"twice"}'
     now: datetime = await database_now(conn)
@@ -341,3 +355,35 @@ async def test_claims_and_loads_read_from_the_index_only_what_they_take(conn: Co
     for plan in (backlog, held, load):
         assert "Seq Scan on timers" not in plan
         assert "Rows Removed by Filter: 1999" not in plan
+
+
+AN_OLD_CLAIM = "UPDATE timers SET state = 'firing', fired_at = clock_timestamp() WHERE timer_key = 'x:1'"
+IS_WAITED_FOR = "SELECT EXISTS (SELECT FROM pg_locks WHERE relation = 'timers'::regclass AND NOT granted)"
+
+
+async def test_what_an_old_process_claims_while_the_tables_change_is_fired_by_the_new_one(
+    stack: LocalStack,
+) -> None:
+    prefix = f"ex{secrets.token_hex(3)}_"
+    settings = PostgresSettings(postgres_dsn=stack.provision(prefix)["expiry"])
+    try:
+        async with Database.open(settings, application_name="test") as fresh:
+            async with fresh.connection() as conn:
+                for migration in migrations_of("expiry")[:1]:
+                    await conn.execute(migration.sql)
+                    await conn.execute(CREATE_LEDGER)
+                    await conn.execute(INSERT_APPLIED, migration.name, migration.checksum)
+                await schedule(conn, "x:1")
+            async with fresh.connection() as old, fresh.connection() as new, fresh.connection() as looking:
+                async with old.transaction():
+                    await old.execute(AN_OLD_CLAIM)
+                    migrating = asyncio.create_task(migrate(new, ["expiry"]))
+                    give_up_at = time.monotonic() + 20
+                    while not await looking.fetchval(IS_WAITED_FOR):
+                        assert time.monotonic() < give_up_at, "the change never waited for the claim"
+                        await asyncio.sleep(0.01)
+                await migrating
+                (firing,) = await STORE.take_abandoned(new, older_than_s=0, limit=10)
+                assert [timer.key for timer in firing.timers] == ["x:1"]
+    finally:
+        stack.remove(prefix)

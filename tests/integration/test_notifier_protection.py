@@ -9,6 +9,7 @@ import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
+import asyncpg
 import httpx
 import pytest
 import pytest_asyncio
@@ -17,7 +18,9 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from deploy.local.stack import LocalStack
+from notifier.hub import MAX_CONCURRENT_READS
 from tests.integration.notifier_rig import (
+    PATIENCE_S,
     Ground,
     Phone,
     Replica,
@@ -216,6 +219,31 @@ async def deaf_phone(notifier: Replica) -> AsyncIterator[Phone]:
         notifier.ws_url, sock=raw, compression=None, proxy=None, close_timeout=0.1, ping_interval=None
     ) as connection:
         yield Phone(connection)
+
+
+async def test_who_waits_too_long_for_a_turn_to_read_is_closed_with_1012_while_others_still_read(
+    here: Ground,
+) -> None:
+    settings = here.settings(
+        ws_read_wait_s=0.2,
+        postgres_lock_timeout_s=2 * PATIENCE_S,
+        postgres_statement_timeout_s=2 * PATIENCE_S,
+    )
+    async with contextlib.AsyncExitStack() as opened:
+        notifier = await opened.enter_async_context(replica(settings))
+        phones = [await opened.enter_async_context(phone(notifier)) for _ in range(MAX_CONCURRENT_READS + 1)]
+        holder = await asyncpg.connect(settings.postgres_dsn.get_secret_value())
+        opened.push_async_callback(holder.close)
+        async with holder.transaction():
+            await holder.execute("LOCK TABLE streams IN ACCESS EXCLUSIVE MODE")
+            for it in phones:
+                await it.say({"type": "auth", "token": token(user())})
+            ended = [asyncio.create_task(it.close_code()) for it in phones]
+            done, waiting = await asyncio.wait(ended, timeout=PATIENCE_S, return_when=asyncio.FIRST_COMPLETED)
+            assert [one.result() for one in done] == [1012]
+            assert len(waiting) == MAX_CONCURRENT_READS
+            for one in waiting:
+                one.cancel()
 
 
 # --- going down ---

@@ -121,6 +121,32 @@ def test_another_vehicle_moves_a_captain_to_the_others_of_its_kind() -> None:
     assert ids(near(fleet, subtype="EICHER")) == ["k-1"]
 
 
+def test_a_captain_who_names_ten_thousand_kinds_leaves_no_more_groups_than_one_who_names_two() -> None:
+    fleet = LiveFleet()
+    for version in range(1, 10_001):
+        fleet.apply_state(state(version=version, vehicle_subtype=f"S{version}"), NOW)
+        fleet.apply_position(position(recorded_at_ms=NOW + version), NOW)
+    assert fleet.groups <= 4
+    assert ids(near(fleet, subtype="S10000")) == ["k-1"]
+    assert ids(near(fleet, subtype="S9999")) == []
+
+
+def test_a_load_gives_back_the_kinds_that_nobody_drives_any_more() -> None:
+    fleet = LiveFleet()
+    for version in range(1, 101):
+        fleet.load(
+            CaptainColumns(
+                ["k-1", "k-2"], [version] * 2, ["TRUCK"] * 2, [f"S{version}", "X"], [True] * 2, [0] * 2
+            )
+        )
+        for captain_id in ("k-1", "k-2"):
+            fleet.apply_position(position(captain_id, recorded_at_ms=NOW + version), NOW)
+    assert fleet.groups <= 6
+    assert ids(near(fleet, subtype="S100")) == ["k-1"]
+    assert ids(near(fleet, subtype="X")) == ["k-2"]
+    assert ids(near(fleet, subtype="S99")) == []
+
+
 def test_the_last_position_is_known_even_of_one_who_is_busy() -> None:
     fleet = LiveFleet()
     fleet.apply_state(state(busy=True), NOW)

@@ -113,7 +113,7 @@ class Follower:
         while not stop.is_set():
             try:
                 await self._session(stop)
-            except (KafkaError, KafkaUnavailable, OSError, TimeoutError) as error:
+            except (KafkaError, KafkaUnavailable, DatabaseUnavailable, OSError, TimeoutError) as error:
                 log.warning("Index reader reconnects", extra={"reason": f"{type(error).__name__}: {error}"})
                 await _wait(stop, RETRY_PAUSE_S)
 
@@ -168,7 +168,10 @@ class Follower:
             await asyncio.shield(self._kafka.stop_consumer(consumer))
 
     async def _seek(self, consumer: AIOKafkaConsumer, ends: dict[TopicPartition, int]) -> None:
-        """Go on where the last session ended; the first begins 60 s before the load did."""
+        """Go on where the last session ended; the first begins 60 s before the load did.
+
+        What retention took meanwhile will never be read: of the states PostgreSQL knows, so they are loaded again.
+        """
         missing = [tp for tp in self._partitions if tp not in self._next]
         if missing:
             found: dict[TopicPartition, Any] = await asyncio.wait_for(
@@ -177,6 +180,14 @@ class Follower:
             )
             for tp in missing:
                 self._next[tp] = found[tp].offset if found.get(tp) is not None else ends[tp]
+        firsts = await asyncio.wait_for(consumer.beginning_offsets(self._partitions), self._kafka.deadline_s)
+        passed = [tp for tp in self._partitions if self._next[tp] < firsts[tp]]
+        if any(self._topics[tp.topic] is CAPTAINS_STATE for tp in passed):
+            log.warning(
+                "Index loads again: states were deleted unread", extra={"captains": await self.load()}
+            )
+        for tp in passed:  # only now: where the load failed, the next session must try it again
+            self._next[tp] = firsts[tp]
         for tp in self._partitions:
             consumer.seek(tp, self._next[tp])
 

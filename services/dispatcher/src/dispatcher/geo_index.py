@@ -70,6 +70,11 @@ class GeoIndex:
     def __len__(self) -> int:
         return sum(map(len, self._groups))
 
+    @property
+    def groups(self) -> int:
+        """How many groups there is room for; each costs some KB, empty or not."""
+        return len(self._groups)
+
     def __contains__(self, number: int) -> bool:
         return number < len(self._home) and bool(self._home[number] >= 0)
 

@@ -22,6 +22,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import compress
 from typing import NamedTuple
 
 import numpy as np
@@ -31,6 +32,7 @@ from dispatcher.captain_numbers import UNKNOWN, CaptainNumbers, halves
 from dispatcher.geo_index import GeoIndex
 from dispatcher.geo_search import Candidate, Search
 from dispatcher.packed_positions import PositionColumns, single
+from dispatcher.vehicle_kinds import VehicleKinds
 from weelo_common.events import CaptainState
 from weelo_common.events.positions import Position, captain_fingerprint
 
@@ -118,7 +120,7 @@ class LiveFleet:
         self._fresh_for_ms = fresh_for_ms
         self._strangers_kept = strangers_kept
         self._numbers = CaptainNumbers()
-        self._vehicles: dict[tuple[str, str], int] = {}
+        self._vehicles = VehicleKinds()
         self._known = np.full((LEAST_CAPTAINS, 4), NEVER, np.int64)
         self._group: Ints = np.zeros(LEAST_CAPTAINS, np.int32)  # of the index, by his state alone
         self._silent: NDArray[np.bool_] = np.zeros(LEAST_CAPTAINS, np.bool_)
@@ -133,6 +135,11 @@ class LiveFleet:
     def placed(self) -> int:
         """How many captains have a position in the index."""
         return len(self._index)
+
+    @property
+    def groups(self) -> int:
+        """How many groups the index has: two for each kind of vehicle, as many as were driven at one time."""
+        return self._index.groups
 
     def knows(self, captain_id: str) -> bool:
         """Whether a captain's state is known here."""
@@ -150,12 +157,16 @@ class LiveFleet:
         versions = np.array(page.versions, np.int64)
         newer = versions > self._known[numbers, VERSION]
         changed = numbers[newer]
+        left = self._group[changed[self._known[changed, VERSION] != NEVER]] >> 1
         self._known[changed, VERSION] = versions[newer]
         self._known[changed, IDLE_SINCE] = np.array(page.idle_since_ms, np.int64)[newer]
-        vehicles = map(self._vehicle_number, page.vehicle_types, page.vehicle_subtypes)
-        groups = map(_group, vehicles, page.free)
-        self._group[changed] = np.fromiter(groups, np.int32, len(page))[newer]
+        wanted = newer.tolist()
+        types, subtypes = compress(page.vehicle_types, wanted), compress(page.vehicle_subtypes, wanted)
+        groups = map(_group, map(self._vehicles.enter, types, subtypes), compress(page.free, wanted))
+        self._group[changed] = np.fromiter(groups, np.int32, len(changed))
         self._regroup(changed)
+        for vehicle in left.tolist():
+            self._vehicles.leave(vehicle)
         for number in numbers[unknown].tolist() if self._strangers else ():
             self._place_stranger(number)
 
@@ -178,11 +189,13 @@ class LiveFleet:
         elif new or (free and self._group[number] & NOT_FREE):
             self._known[number, IDLE_SINCE] = at_ms
         self._known[number, VERSION] = state.version
-        self._group[number] = _group(self._vehicle_number(state.vehicle_type, state.vehicle_subtype), free)
+        left = int(self._group[number]) >> 1
+        self._group[number] = _group(self._vehicles.enter(state.vehicle_type, state.vehicle_subtype), free)
         if new:
             self._place_stranger(number)
         else:
             self._regroup(np.array([number]))
+            self._vehicles.leave(left)
         return True
 
     def apply_position(self, position: Position, received_at_ms: int) -> bool:
@@ -240,7 +253,7 @@ class LiveFleet:
         The others (busy, not available, silent …) are there to be explained, and because PostgreSQL may know
         better than this memory. ``accept`` is asked, by id, who of the free counts; those it refuses are left out.
         """
-        vehicle = self._vehicles.get((vehicle_type, vehicle_subtype))
+        vehicle = self._vehicles.number(vehicle_type, vehicle_subtype)
         if vehicle is None:
             return Proposal((), complete=True, search=Search())
         oldest = now_ms - self._fresh_for_ms
@@ -316,9 +329,6 @@ class LiveFleet:
             self._group[numbers] | self._silent[numbers] * NOT_FREE,
             idle_since_ms=self._known[numbers, IDLE_SINCE],
         )
-
-    def _vehicle_number(self, vehicle_type: str, vehicle_subtype: str) -> int:
-        return self._vehicles.setdefault((vehicle_type, vehicle_subtype), len(self._vehicles))
 
     def _make_room(self) -> None:
         captains = len(self._numbers)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from weelo_common.settings import Seconds, ServiceSettings
 
@@ -24,8 +24,9 @@ class Settings(ServiceSettings):
     """The tables are looked at this often: what memory does not know of is as late as this and ``fire_overdue_s``."""
     fire_overdue_s: Annotated[float, Field(ge=0, le=60)] = 0.25
     """A look takes a timer that is pending for longer than this after its time for one that memory does not know of."""
-    fire_abandoned_s: Annotated[float, Field(ge=0, le=60)] = 5.0
-    """A firing that nobody has worked on for this long belongs to whoever finds it: its owner died."""
+    fire_abandoned_s: Annotated[float, Field(ge=0, le=60)] = 7.0
+    """A firing that nobody has worked on for this long belongs to whoever finds it: its owner died.
+    Above ``kafka_request_deadline_s`` + ``fire_retry_s``, or it would be taken from an owner who still publishes it."""
     fire_rebalance_s: Seconds = 15.0
     """Longer than a rebalance may take; so long a replica that was told "no partitions" goes on with those it had."""
     fire_retry_s: Seconds = 0.5
@@ -38,3 +39,10 @@ class Settings(ServiceSettings):
     """All pending timers are counted this often; a million takes PostgreSQL some 100 ms."""
     clock_warn_s: Seconds = 1.0
     """A warning is logged where the clocks of this machine and of PostgreSQL differ by more."""
+
+    @model_validator(mode="after")
+    def _a_firing_is_renewed_before_it_counts_as_abandoned(self) -> Self:
+        # An owner says that it works on a firing before each try, and a try lasts as long as the brokers may take.
+        if self.fire_abandoned_s <= self.kafka_request_deadline_s + self.fire_retry_s:
+            raise ValueError("FIRE_ABANDONED_S must be above KAFKA_REQUEST_DEADLINE_S + FIRE_RETRY_S")
+        return self

@@ -105,10 +105,12 @@ SELECT count(*) FROM (
     LIMIT $2) AS due
 """
 
+# A tombstone's age counts from its claim; while Kafka is away longer than that, only its row can still fire it.
 DROP_TOMBSTONES = """
 DELETE FROM timers WHERE id = ANY (
     ARRAY (SELECT id FROM timers
            WHERE state IN ('fired', 'cancelled') AND updated_at < (SELECT clock_timestamp() - $1::interval)
+             AND id NOT IN (SELECT unnest(timer_ids) FROM firings)
            ORDER BY updated_at LIMIT $2 FOR UPDATE SKIP LOCKED))
 """
 
@@ -227,7 +229,7 @@ class TimerStore:
         return count
 
     async def drop_tombstones(self, conn: Connection, *, older_than_s: float, limit: int) -> int:
-        """Delete up to ``limit`` tombstones older than that; how many it were."""
+        """Delete up to ``limit`` tombstones older than that, and in no firing; how many it were."""
         return _rows(await conn.execute(DROP_TOMBSTONES, timedelta(seconds=older_than_s), limit))
 
 

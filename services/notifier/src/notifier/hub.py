@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
 
 from notifier import store
 from notifier.metrics import Metrics
@@ -29,11 +29,14 @@ MAX_CONCURRENT_READS = 6  # half the pool: a storm of resumes leaves connections
 class Hub:
     """All sessions of the process."""
 
-    def __init__(self, database: Database, metrics: Metrics, clock: Clock, *, most_per_user: int) -> None:
+    def __init__(
+        self, database: Database, metrics: Metrics, clock: Clock, *, most_per_user: int, read_wait_s: float
+    ) -> None:
         self._database = database
         self._metrics = metrics
         self._clock = clock
         self._most_per_user = most_per_user
+        self._read_wait_s = read_wait_s
         self._sessions: dict[str, tuple[Session, ...]] = {}
         self._reads = asyncio.Semaphore(MAX_CONCURRENT_READS)
         self._check_now = asyncio.Event()
@@ -96,19 +99,31 @@ class Hub:
         """A user's stream.
 
         Raises:
-            DatabaseUnavailable: PostgreSQL is out of reach.
+            DatabaseUnavailable: PostgreSQL is out of reach, or too many wait for it.
         """
-        async with self._reads, self._database.connection() as connection:
+        async with self._turn_to_read(), self._database.connection() as connection:
             return await store.open_stream(connection, user_id)
 
     async def read(self, user_id: str, after: int, limit: int) -> list[StoredFrame]:
         """Frames of a user's stream.
 
         Raises:
-            DatabaseUnavailable: PostgreSQL is out of reach.
+            DatabaseUnavailable: PostgreSQL is out of reach, or too many wait for it.
         """
-        async with self._reads, self._database.connection() as connection:
+        async with self._turn_to_read(), self._database.connection() as connection:
             return await store.read_stream(connection, user_id, after=after, limit=limit)
+
+    @contextlib.asynccontextmanager
+    async def _turn_to_read(self) -> AsyncIterator[None]:
+        try:
+            async with asyncio.timeout(self._read_wait_s):
+                await self._reads.acquire()
+        except TimeoutError:
+            raise DatabaseUnavailable(f"no turn to read a stream within {self._read_wait_s:g} s") from None
+        try:
+            yield
+        finally:
+            self._reads.release()
 
     def check_soon(self) -> None:
         """Wake-ups may have been lost: check the heads now rather than at the next turn."""

@@ -52,7 +52,13 @@ async def assemble(settings: Settings, life: Lifecycle) -> Notifier:
     kafka = KafkaClients(settings, client_id=SERVICE)
     database = await life.enter(Database.open(settings, application_name=SERVICE))
     redis = await life.enter(RedisClient.open(settings))
-    hub = Hub(database, metrics, clock, most_per_user=settings.ws_max_per_user)
+    hub = Hub(
+        database,
+        metrics,
+        clock,
+        most_per_user=settings.ws_max_per_user,
+        read_wait_s=settings.ws_read_wait_s,
+    )
     router = Router(
         redis, metrics, namespace=settings.kafka_topic_prefix, push=hub.push, caught_up=hub.check_soon
     )

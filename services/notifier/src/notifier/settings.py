@@ -31,6 +31,8 @@ class Settings(RedisSettings, UserTokenSettings, ServiceSettings):
     """What may wait in the kernel for one socket; 0 leaves it to the kernel, which goes up to some megabytes."""
     ws_slow_deadline_s: Seconds = 5.0
     """A client that does not make room in its full queue for this long is closed with 4429."""
+    ws_read_wait_s: Seconds = 10.0
+    """For a turn to read a stream from PostgreSQL; a new socket that waits longer is closed with 1012."""
     ws_messages_per_s: Annotated[float, Field(gt=0, le=10_000)] = 10.0
     ws_messages_burst: Count = 60
     """Frames of one client; an ``ack`` of a frame that was sent costs nothing."""

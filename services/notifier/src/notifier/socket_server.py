@@ -180,12 +180,13 @@ class SocketServer:
             limits=self._settings,
         )
         self._hub.enter(session)
+        self._heartbeat.watch(session)  # before its stream is open: that may have to wait
         try:
             opened = await self._open_stream(session, auth)
         except BaseException:
+            self._heartbeat.forget(session)
             self._hub.leave(session)
             raise
-        self._heartbeat.watch(session)
         if opened:
             client.session = session
             client.listen(self._hear)

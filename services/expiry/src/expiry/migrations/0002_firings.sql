@@ -13,6 +13,8 @@ CREATE TABLE firings (
 -- Rows live for milliseconds.
 ALTER TABLE firings SET (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);
 
+-- An old process may still claim: a timer turned to 'firing' between the two statements below would never fire.
+LOCK TABLE timers IN ACCESS EXCLUSIVE MODE;
 INSERT INTO firings (fired_at, worked_at, timer_ids, versions)
 SELECT fired_at, fired_at, array_agg(id ORDER BY id), array_agg(version ORDER BY id)
 FROM timers WHERE state = 'firing' GROUP BY fired_at;
