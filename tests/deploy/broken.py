@@ -93,6 +93,8 @@ BROKEN = [
     ("settings", "deploy/ecs/services/topics/task-definition.json", '"KAFKA_REPLICATION_FACTOR",\n          "value": "3"', '"KAFKA_REPLICATION_FACTOR",\n          "value": "three"', "KAFKA_REPLICATION_FACTOR"),
     # ---- the others
     ("prometheus", "deploy/compose/prometheus.yml", "scrape_interval: 5s", "scrape_interval: soon", "soon"),
+    ("prometheus", "deploy/observability/alarms.rules.yml", "weelo_ready == 0", "weelo_ready = 0", "could not parse expression"),
+    ("prometheus", "deploy/observability/slo.rules.yml", "> 14.4 * 0.001", "> 140.4 * 0.001", "CreatesBudgetBurnsFast"),
     ("scripts", "deploy/postgres/init.sh", 'sql="$(dirname "$0")', 'sql="$(dirname $0)', "SC2086"),
 ]
 # fmt: on

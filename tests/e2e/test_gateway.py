@@ -119,9 +119,17 @@ async def test_a_line_that_is_too_long_is_a_named_400(city: City, entrance: Loca
     assert path.json()["error"]["details"][0]["field"] == "path"
 
 
-async def test_what_is_no_http_gets_the_envelope_too(entrance: LocalGateway) -> None:
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"GET /api/v1/orders HTTP/1.1\r\nHost: a b\r\n\r\n",
+        b"GET /api/v1/orders HTTP/3.0\r\nHost: a\r\n\r\n",
+        b"POST /api/v1/orders HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip\r\n\r\n",
+    ],
+)
+async def test_what_is_no_http_gets_the_envelope_too(entrance: LocalGateway, head: bytes) -> None:
     reader, writer = await asyncio.open_connection(HOST, int(entrance.base_url.rpartition(":")[2]))
-    writer.write(b"GET /api/v1/orders HTTP/1.1\r\nHost: a b\r\n\r\n")
+    writer.write(head)
     async with asyncio.timeout(10):
         answer = await reader.read()
     writer.close()
