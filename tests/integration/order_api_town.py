@@ -37,6 +37,11 @@ LOST = {"ORDER_CANCELLED", "ORDER_EXPIRED", "TRUCK_REQUEST_TAKEN", "CAPTAIN_BUSY
 MAKE_OVERDUE = (
     "UPDATE orders SET expires_at = clock_timestamp() - interval '1 ms' WHERE id = $1 AND searching"
 )
+# So that no order of a run before this one comes to its end between the wait for rest and the look at the ledger.
+PUT_OFF_THE_REST = (
+    "UPDATE orders SET expires_at = clock_timestamp() + interval '1 h' "
+    "WHERE searching AND expires_at > clock_timestamp()"
+)
 SELECT_STATES = """
 SELECT o.id::text, o.status, o.searching, o.cancel_kind IS NOT NULL AS cancelled, array_agg(t.status) AS trucks
   FROM orders o JOIN truck_requests t ON t.order_id = o.id GROUP BY o.id
@@ -166,6 +171,8 @@ class Town:
         await asyncio.gather(
             *(self.read(pick) for pick in range(LATEST))
         )  # what is overdue ends; the sweep does the rest
+        async with self.database.connection() as connection:
+            await connection.execute(PUT_OFF_THE_REST)
         async with asyncio.timeout(PATIENCE_S):
             while not await self._rested():  # noqa: ASYNC110 - PostgreSQL sends no signal
                 await asyncio.sleep(0.05)
