@@ -5,6 +5,7 @@ Stricter than a reader should be: an object of an answer may have no field that 
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
 
@@ -23,6 +24,9 @@ class Conformance:
             for name, schema in document["components"]["schemas"].items()
         }
         self._root = {"components": {"schemas": closed}}
+        self._bodies: dict[
+            str, Draft202012Validator
+        ] = {}  # by the schema's text: making one costs more than asking it
         self._headers: dict[str, Any] = document["components"]["headers"]
         self._paths = [
             (re.compile("^" + re.sub(r"{[^}]+}", "[^/]+", path) + "$"), operations)
@@ -67,11 +71,14 @@ class Conformance:
     def _body_problems(self, described: dict[str, Any], answer: httpx.Response) -> list[str]:
         if answer.headers["content-type"] != "application/json":
             return [f"content-type {answer.headers['content-type']}"]
-        schema = {**self._root, **described["content"]["application/json"]["schema"]}
-        validator = Draft202012Validator(schema, format_checker=Draft202012Validator.FORMAT_CHECKER)
+        schema = described["content"]["application/json"]["schema"]
+        if (text := json.dumps(schema)) not in self._bodies:
+            self._bodies[text] = Draft202012Validator(
+                {**self._root, **schema}, format_checker=Draft202012Validator.FORMAT_CHECKER
+            )
         return [
             f"{'.'.join(map(str, error.path))}: {error.message}"
-            for error in validator.iter_errors(answer.json())
+            for error in self._bodies[text].iter_errors(answer.json())
         ]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ssl
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ from weelo_common.settings import ServiceSettings
 
 SESSION_TIMEOUT_S = 6  # the brokers' least: a group must not wait long for a member that a test killed
 TOKEN_LIFETIME_S = 600
+# Nothing here speaks TLS, and reading the machine's certificates takes longer than many a test.
+NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,7 @@ class ServiceHome:
             "aud": "weelo-apps",
             "exp": time.time() + TOKEN_LIFETIME_S,
         }
-        return jwt.encode(payload | claims, self.stack.keys.jwt_private.read_text(), algorithm="RS256")
+        return jwt.encode(payload | claims, self.stack.keys.user_key, algorithm="RS256")
 
 
 HomeT = TypeVar("HomeT", bound=ServiceHome)
@@ -59,7 +62,7 @@ def service_home(
     topics: Collection[Topic],
     **own: Any,
 ) -> Iterator[HomeT]:
-    """A migrated database and fresh topics of one service, gone at the end.
+    """A migrated database and fresh topics of one service with those of its dead letters, gone at the end.
 
     ``own`` adds to the settings that every service has, or replaces some.
     """
@@ -77,7 +80,8 @@ def service_home(
     }
     settings = ServiceSettings.model_validate(values)
     kafka = KafkaClients(settings, client_id="test")
-    names = {kafka.topic_name(topic): topic.partitions for topic in topics}
+    dead = [topic.dlq(service) for topic in topics if service in topic.groups]
+    names = {kafka.topic_name(topic): topic.partitions for topic in (*topics, *dead)}
     try:
         asyncio.run(_prepare(settings, kafka, names, service.replace("-", "_")))
         yield make(stack, values, prefix)

@@ -236,7 +236,12 @@ async def test_a_bad_token_gets_a_401_that_does_not_repeat_it(verifier: TokenVer
         raise AssertionError("nobody gets this far")
 
     app = create_app(
-        "test", routers=[router], health=Health(), registry=CollectorRegistry(), verifier=verifier
+        "test",
+        routers=[router],
+        health=Health(),
+        registry=CollectorRegistry(),
+        request_deadline_s=4,
+        verifier=verifier,
     )
     transport = httpx.ASGITransport(app=app)
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:

@@ -25,7 +25,9 @@ async def client() -> AsyncIterator[httpx.AsyncClient]:
     async def make(body: Thing) -> Response:
         return success({"count": body.count}, 201)
 
-    app = create_app("order-api", routers=[router], health=Health(), registry=CollectorRegistry())
+    app = create_app(
+        "order-api", routers=[router], health=Health(), registry=CollectorRegistry(), request_deadline_s=4
+    )
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as made:
         yield made
 

@@ -66,7 +66,14 @@ async def client(health: Health) -> AsyncIterator[httpx.AsyncClient]:
     verifier = TokenVerifier(
         algorithm="HS256", key=SECRET, issuer="weelo", audience="weelo-apps", leeway_s=10
     )
-    app = create_app("test", routers=[router], health=health, registry=CollectorRegistry(), verifier=verifier)
+    app = create_app(
+        "test",
+        routers=[router],
+        health=health,
+        registry=CollectorRegistry(),
+        request_deadline_s=4,
+        verifier=verifier,
+    )
     transport = httpx.ASGITransport(app=app)
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as made:
         yield made

@@ -10,7 +10,7 @@ from aiokafka.structs import TopicPartition
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from weelo_common.record_batches import RecordBatch, decode_headers, encode_headers, murmur2
+from weelo_common.record_batches import BrokenHeaders, RecordBatch, decode_headers, encode_headers, murmur2
 
 Record = tuple[bytes, bytes, list[tuple[str, bytes]]]
 
@@ -81,5 +81,5 @@ def test_headers_read_back_as_they_were_written(told: list[tuple[str, bytes]]) -
     "data", [b"", b"\x02", encode_headers([("a", b"b")])[:-1], encode_headers([]) + b"x"]
 )
 def test_what_are_no_headers_is_refused(data: bytes) -> None:
-    with pytest.raises(ValueError, match="headers"):
+    with pytest.raises(BrokenHeaders, match="the headers"):
         decode_headers(data)

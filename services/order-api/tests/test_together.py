@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from order_api.together import MAX_GROUP, Together
+from order_api.together import LANES, MAX_GROUP, Together
 from weelo_common.postgres import DatabaseUnavailable
 
 PATIENCE_S = 5.0
@@ -97,6 +97,32 @@ async def test_who_is_left_of_a_broken_group_when_the_service_goes_down_is_told(
             lane.cancel()
         told = await asyncio.gather(*waiting, return_exceptions=True)
     assert [type(one) for one in told] == [DatabaseUnavailable] * 3
+
+
+async def test_what_nobody_waits_for_any_more_is_not_begun() -> None:
+    begun: list[int] = []
+    lanes_are_full, go_on = asyncio.Event(), asyncio.Event()
+
+    async def work(items: list[int]) -> list[int]:
+        begun.extend(items)
+        if len(begun) == LANES:
+            lanes_are_full.set()
+        await go_on.wait()
+        return items
+
+    together: Together[int, int] = Together(work)
+    async with asyncio.timeout(PATIENCE_S):
+        in_flight = [asyncio.create_task(together(number)) for number in range(LANES)]
+        await lanes_are_full.wait()
+        given_up = [asyncio.create_task(together(number)) for number in (10, 11)]
+        patient = asyncio.create_task(together(12))
+        await asyncio.sleep(0)  # all of them wait for a lane
+        for task in given_up:
+            task.cancel()
+        go_on.set()
+        assert await patient == 12
+        await asyncio.gather(*in_flight)
+    assert sorted(begun) == [*range(LANES), 12]
 
 
 async def test_who_comes_within_the_pace_shares_the_next_group_and_a_lone_one_waits_for_nobody() -> None:

@@ -15,19 +15,19 @@ from typing import Annotated, Any
 from fastapi import APIRouter, FastAPI, Path, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
+from fastapi.telemetry import TelemetryConfig
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from pydantic import AfterValidator, BaseModel, ConfigDict
 from pydantic.alias_generators import to_camel
 from starlette.exceptions import HTTPException
 
-from weelo_common.api_errors import UNAVAILABLE_RETRY_S, ApiError, ErrorCode, FieldProblem, success, to_json
+from weelo_common.api_errors import ApiError, ErrorCode, FieldProblem, success, to_json
 from weelo_common.auth import InvalidToken, Principal, Role, TokenVerifier
 from weelo_common.health import Health
-from weelo_common.http_middleware import MAX_BODY_BYTES, HttpMetrics, RequestMiddleware
+from weelo_common.http_middleware import MAX_BODY_BYTES, HttpMetrics, RequestMiddleware, RequestRules
+from weelo_common.http_unavailable import UnavailableLog
 from weelo_common.ids import well_formed_id
-from weelo_common.jwks import KeysUnavailable
 from weelo_common.openapi import INTRODUCTION, DescribedApp, docs_router, told_by_route
-from weelo_common.postgres import DatabaseUnavailable
 
 __all__ = [
     "ApiError",
@@ -45,6 +45,14 @@ __all__ = [
 
 _METHODS_WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
 BODY_DEADLINE_S = 10.0  # 64 KiB on the slowest of phones; who sends nothing holds a task no longer than this
+# FastAPI's own spans tell each path as it came, and its log records what a validation refused: both may hold anything.
+NOT_FASTAPIS: TelemetryConfig = {
+    "tracing": False,
+    "metrics": False,
+    "logs": False,
+    "operation_spans": False,
+    "auto_configure": False,
+}
 MAX_PATH = 200  # characters of a field's path that an error tells; deep nesting would make it long
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _UNSTORABLE = re.compile(rb"\\u(0000|[dD][89a-fA-F])")  # NUL, or a surrogate that may stand alone
@@ -88,7 +96,8 @@ class RequireRole:
         """Check the bearer token.
 
         Raises:
-            ApiError: 401 without a good token, 403 with the wrong role, 503 where no key was fetched yet.
+            ApiError: 401 without a good token, 403 with the wrong role.
+            KeysUnavailable: no key was fetched yet.
         """
         verifier: TokenVerifier = request.app.state.verifier
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
@@ -98,12 +107,6 @@ class RequireRole:
             caller = await verifier.authenticate(token.strip())
         except InvalidToken as error:
             raise _unauthenticated(f"{error}.".capitalize()) from None
-        except KeysUnavailable:
-            raise ApiError(
-                ErrorCode.SERVICE_UNAVAILABLE,
-                "Tokens cannot be checked yet. Try again.",
-                retry_after_s=UNAVAILABLE_RETRY_S,
-            ) from None
         if caller.role not in self._roles:
             raise ApiError(ErrorCode.FORBIDDEN, f"Not for the role {caller.role}.")
         return caller
@@ -150,9 +153,13 @@ def create_app(
     routers: Sequence[APIRouter],
     health: Health,
     registry: CollectorRegistry,
+    request_deadline_s: float,
     verifier: TokenVerifier | None = None,
 ) -> FastAPI:
-    """The application of a service: its routers, and what every service has."""
+    """The application of a service: its routers, and what every service has.
+
+    A request that is not answered within ``request_deadline_s`` gets a 503 then, and its work is cancelled.
+    """
     app = DescribedApp(
         title=f"Weelo {service}",
         version="1",
@@ -161,14 +168,14 @@ def create_app(
         redirect_slashes=False,
         docs_url=None,
         redoc_url=None,
+        telemetry=NOT_FASTAPIS,
     )
     app.state.verifier = verifier
-    app.state.http_metrics = HttpMetrics(registry)
-    app.add_middleware(RequestMiddleware, metrics=app.state.http_metrics)
+    app.state.request_rules = RequestRules(HttpMetrics(registry), request_deadline_s, UnavailableLog())
+    app.add_middleware(RequestMiddleware, rules=app.state.request_rules)
     app.add_exception_handler(ApiError, _on_api_error)
     app.add_exception_handler(RequestValidationError, _on_validation_error)
     app.add_exception_handler(HTTPException, _on_http_exception)
-    app.add_exception_handler(DatabaseUnavailable, _on_database_unavailable)
     app.include_router(_operations_router(service, health, registry))
     app.include_router(docs_router(app.title))
     for router in routers:
@@ -319,16 +326,3 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
         case _:
             raise error
     return answer.response()
-
-
-def database_unavailable() -> ApiError:
-    """What a caller gets while PostgreSQL is out of reach."""
-    return ApiError(
-        ErrorCode.SERVICE_UNAVAILABLE,
-        "The service cannot reach its database. Try again.",
-        retry_after_s=UNAVAILABLE_RETRY_S,
-    )
-
-
-async def _on_database_unavailable(request: Request, error: Exception) -> Response:
-    return database_unavailable().response()

@@ -1,11 +1,12 @@
-"""Around every request: its id, its span, its metrics, the body limit, and the last net for defects."""
+"""Around every request: its id, its span, its deadline, its metrics, the body limit, and the last net for errors."""
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
-import time
 from collections.abc import MutableMapping
+from dataclasses import dataclass
 from typing import Any
 
 from opentelemetry.trace import SpanKind
@@ -14,6 +15,14 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from weelo_common.api_errors import ApiError, ErrorCode
+from weelo_common.http_exchange import Exchange
+from weelo_common.http_unavailable import (
+    UNAVAILABLE,
+    UnavailableLog,
+    reason_of,
+    unavailable,
+    unavailable_for,
+)
 from weelo_common.ids import new_id
 from weelo_common.telemetry import request_id, span
 
@@ -49,12 +58,21 @@ class HttpMetrics:
         series.observe(seconds)
 
 
+@dataclass(frozen=True, slots=True)
+class RequestRules:
+    """What every request of a service is held to. ``deadline_s`` counts from its head, less the caller's own time."""
+
+    metrics: HttpMetrics
+    deadline_s: float
+    unavailable: UnavailableLog
+
+
 class RequestMiddleware:
     """Pure ASGI, because it stands around every request."""
 
-    def __init__(self, app: ASGIApp, *, metrics: HttpMetrics) -> None:
+    def __init__(self, app: ASGIApp, *, rules: RequestRules) -> None:
         self._app = app
-        self._metrics = metrics
+        self._rules = rules
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"] in _QUIET_PATHS:
@@ -68,16 +86,18 @@ class RequestMiddleware:
                 parent = value.decode("latin-1")
         this_request = asked if asked and _sane(asked) else new_id()
         token = request_id.set(this_request)
-        started = time.perf_counter()
-        status = 500
 
         async def send_with_id(message: Message) -> None:
-            nonlocal status
             if message["type"] == "http.response.start":
-                status = message["status"]
                 message["headers"] = [*message["headers"], (b"x-request-id", this_request.encode())]
             await send(message)
 
+        async def refuse(send_refusal: Send) -> None:
+            self._rules.unavailable.note("the request's deadline", route_of(scope))
+            refusal = unavailable("The service could not answer in time. Try again.")
+            await refusal.response()(scope, receive, send_refusal)
+
+        exchange = Exchange(_limited(scope, receive), send_with_id, refuse, deadline_s=self._rules.deadline_s)
         try:
             with span(
                 scope["method"],
@@ -85,19 +105,37 @@ class RequestMiddleware:
                 parent=parent or None,
                 attributes={"http.request.method": scope["method"]},
             ) as current:
-                try:
-                    await self._app(scope, _limited(scope, receive), send_with_id)
-                except Exception:
-                    log.exception("Defect in a request", extra={"path": route_of(scope)})
-                    if status != 500:
-                        raise  # the answer had begun; closing the connection is all that is left
-                    error = ApiError(ErrorCode.INTERNAL_ERROR, "Something went wrong on our side.")
-                    await error.response()(scope, receive, send_with_id)
+                await self._answered(scope, exchange)
                 current.update_name(f"{scope['method']} {route_of(scope)}")
-                current.set_attribute("http.response.status_code", status)
+                current.set_attribute("http.response.status_code", exchange.status)
         finally:
-            self._metrics.observe(scope["method"], route_of(scope), status, time.perf_counter() - started)
+            seconds = await exchange.close()
+            self._rules.metrics.observe(scope["method"], route_of(scope), exchange.status, seconds)
             request_id.reset(token)
+
+    async def _answered(self, scope: Scope, exchange: Exchange) -> None:
+        """Have the application answer, and answer for it where it fails."""
+        try:
+            await self._app(scope, exchange.receive, exchange.send)
+        except asyncio.CancelledError:
+            if not exchange.cut_off:
+                raise
+            task = asyncio.current_task()
+            if task is not None:
+                task.uncancel()  # it was meant for the application, and has done its work
+        except UNAVAILABLE as error:
+            if exchange.cut_off:
+                return  # the caller was told so before
+            self._rules.unavailable.note(reason_of(error), route_of(scope))
+            if exchange.begun:
+                raise
+            await unavailable_for(error).response()(scope, exchange.receive, exchange.send)
+        except Exception:
+            log.exception("Defect in a request", extra={"path": route_of(scope)})
+            if exchange.begun and not exchange.cut_off:
+                raise  # closing the connection is all that is left
+            defect = ApiError(ErrorCode.INTERNAL_ERROR, "Something went wrong on our side.")
+            await defect.response()(scope, exchange.receive, exchange.send)
 
 
 def _sane(asked: str) -> bool:

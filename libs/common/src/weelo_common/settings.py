@@ -116,6 +116,8 @@ class ServiceSettings(PostgresSettings, KafkaSettings):
 
     http_host: str = "127.0.0.1"
     http_port: Port
+    http_request_deadline_s: Seconds = 4.0
+    """A request that is not answered by then gets a 503, whatever it waits for; the apps wait 10 s."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     shutdown_deadline_s: Seconds = 20.0
     """From SIGTERM to the exit; keep it below the orchestrator's grace period."""

@@ -67,8 +67,8 @@ async def build(settings: Settings, life: Lifecycle) -> None:
     live_fleet = LiveFleet()
     transporters = TransporterCache(redis, keep_s=settings.transporter_cache_s)
     dispatch = Dispatch(Matcher(live_fleet, metrics), signer)
-    fleet = Fleet(database, outbox, live_fleet, transporters)
     offers = Offers(database, dispatch, outbox, metrics)
+    fleet = Fleet(database, outbox, live_fleet, transporters, offers)
     positions = PositionSender(
         kafka,
         clock,
@@ -120,6 +120,7 @@ async def build(settings: Settings, life: Lifecycle) -> None:
         ],
         health=life.health,
         registry=life.registry,
+        request_deadline_s=settings.http_request_deadline_s,
         verifier=verifier,
     )
 

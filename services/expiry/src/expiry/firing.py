@@ -103,7 +103,8 @@ class Firer:
                     firing = None if stop.is_set() else await self._next_firing()
                 if firing is not None:
                     await self._carry_out(firing)
-                    self._trouble = None
+                if not self._work.unfinished and self._work.backlog is None:
+                    self._all_is_well()  # what failed before has been caught up with
             except (DatabaseUnavailable, KafkaUnavailable) as error:
                 self._note_trouble(error)
                 await self._pause(stop, self._settings.fire_retry_s)
@@ -223,8 +224,14 @@ class Firer:
 
     def _note_trouble(self, error: Exception) -> None:
         self._metrics.errors.inc()
+        if self._trouble is None:  # an outage is told of once, not at each try of each lane
+            log.warning("Firing waits", extra={"reason": str(error)})
         self._trouble = type(error).__name__
-        log.warning("Firing waits", extra={"reason": str(error)})
+
+    def _all_is_well(self) -> None:
+        if self._trouble is not None:
+            log.warning("Firing goes on")
+        self._trouble = None
 
     async def _pause(self, stop: asyncio.Event, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):

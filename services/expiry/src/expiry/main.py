@@ -73,7 +73,13 @@ async def build(settings: Settings, life: Lifecycle) -> None:
     life.spawn("firing", firer.run)
     life.spawn("keeper", keeper.run)
     life.spawn("consumer", consumer.run)
-    app = create_app(EXPIRY, routers=(), health=life.health, registry=life.registry)
+    app = create_app(
+        EXPIRY,
+        routers=(),
+        health=life.health,
+        registry=life.registry,
+        request_deadline_s=settings.http_request_deadline_s,
+    )
     life.serve_http(app, settings.http_host, settings.http_port)
 
 

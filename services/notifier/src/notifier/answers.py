@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, WithJsonSchema
+from pydantic import Field
 from pydantic.json_schema import SkipJsonSchema
 
+from weelo_common.answer_fields import ORDER_ID, Moment
 from weelo_common.events import (
     OrderCancelled,
     OrderExpired,
@@ -22,21 +23,9 @@ from weelo_common.events import (
 from weelo_common.openapi import Answer
 
 MOMENT = "2026-02-03T10:09:28.123Z"
-ORDER_ID = "019c2b1e-6f2a-7c3d-8e4f-5a6b7c8d9e0f"
 OFFER_ID = "019c2b1e-7a10-7d11-9c22-0b1c2d3e4f50"
 EVENT_ID = "019c2b1e-7a10-7d11-9c22-0b1c2d3e4f51"
 
-Moment = Annotated[
-    str,
-    WithJsonSchema(
-        {
-            "type": "string",
-            "format": "date-time",
-            "pattern": r"^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}\.\d{3}Z$",
-            "examples": [MOMENT],
-        }
-    ),
-]
 Offset = Annotated[int, Field(ge=1, description="1, 2, 3 … in this user's stream.")]
 
 

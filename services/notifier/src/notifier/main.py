@@ -26,6 +26,9 @@ from weelo_common.redis_client import RedisClient
 from weelo_common.sweep import Sweep, SweepJob
 
 SERVICE = "notifier"
+# Each statement has one good plan, by an index. To plan the append of some frames anew each time, as PostgreSQL would,
+# costs nearly as much as to run it; and a plan that is kept may have been made while the tables were empty.
+SESSION = {"plan_cache_mode": "force_generic_plan", "enable_seqscan": "off", "jit": "off"}
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,7 @@ async def assemble(settings: Settings, life: Lifecycle) -> Notifier:
     metrics = Metrics(life.registry)
     metrics.sockets_limit.set(settings.ws_max_sockets)
     kafka = KafkaClients(settings, client_id=SERVICE)
-    database = await life.enter(Database.open(settings, application_name=SERVICE))
+    database = await life.enter(Database.open(settings, application_name=SERVICE, session=SESSION))
     redis = await life.enter(RedisClient.open(settings))
     hub = Hub(
         database,
@@ -118,6 +121,7 @@ async def assemble(settings: Settings, life: Lifecycle) -> Notifier:
         verifier=verifier,
         health=life.health,
         registry=life.registry,
+        request_deadline_s=settings.http_request_deadline_s,
     )
     life.serve_http(app, settings.http_host, settings.http_port)
     life.spawn("sockets", sockets.run)

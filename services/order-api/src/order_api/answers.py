@@ -7,43 +7,18 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, WithJsonSchema
+from pydantic import Field
 from pydantic.json_schema import SkipJsonSchema
 
 from order_api.bodies import MAX_LINES, MAX_TRUCKS
 from order_api.model import OrderStatus, TruckStatus
+from weelo_common.answer_fields import MOMENT, ORDER_ID, Count, Id, Moment, PlaceAnswer, Rupees
 from weelo_common.openapi import Answer
 
-MOMENT = "2026-02-03T10:08:28.123Z"
-ORDER_ID = "019c2b1e-6f2a-7c3d-8e4f-5a6b7c8d9e0f"
 TRUCK_ID = "019c2b1e-6f2a-7c3d-8e4f-5a6b7c8d9e10"
 
-Id = Annotated[str, WithJsonSchema({"type": "string", "format": "uuid", "examples": [ORDER_ID]})]
-Moment = Annotated[
-    str,
-    WithJsonSchema(
-        {
-            "type": "string",
-            "format": "date-time",
-            "pattern": r"^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}\.\d{3}Z$",
-            "examples": [MOMENT],
-        }
-    ),
-]
 Seconds = Annotated[int, Field(ge=0, description="Whole seconds, rounded up.")]
-Count = Annotated[int, Field(ge=0)]
-Rupees = Annotated[int, Field(ge=0, description="Whole rupees.")]
 EpochMs = Annotated[int, Field(ge=0, description="The database's time, in ms since 1970.")]
-
-
-class PlaceAnswer(Answer):
-    """Where a truck goes."""
-
-    latitude: float
-    longitude: float
-    address: str
-    city: str | SkipJsonSchema[None] = None
-    state: str | SkipJsonSchema[None] = None
 
 
 class OrderAnswer(Answer):

@@ -21,10 +21,9 @@ from order_api.http import api_error
 from order_api.idempotency import HEADERS, MalformedKey, fingerprint, key_of
 from order_api.intake import Answer, CreateRequest, Intake
 from weelo_common.auth import InvalidToken, Principal, Role, TokenVerifier
-from weelo_common.http import database_unavailable, may_be_unstorable
-from weelo_common.http_middleware import MAX_BODY_BYTES, HttpMetrics, RequestMiddleware
+from weelo_common.http import may_be_unstorable
+from weelo_common.http_middleware import MAX_BODY_BYTES, RequestMiddleware, RequestRules
 from weelo_common.jwks import KeysUnavailable
-from weelo_common.postgres import DatabaseUnavailable
 
 PATH = "/api/v1/orders"
 BODY_WAIT_S = (
@@ -47,11 +46,11 @@ _ROUTE = _Route()
 class CreatePath:
     """Stands before the application."""
 
-    def __init__(self, app: ASGIApp, intake: Intake, verifier: TokenVerifier, metrics: HttpMetrics) -> None:
+    def __init__(self, app: ASGIApp, intake: Intake, verifier: TokenVerifier, rules: RequestRules) -> None:
         self._app = app
         self._intake = intake
         self._verifier = verifier
-        self._answered = RequestMiddleware(self._create, metrics=metrics)
+        self._answered = RequestMiddleware(self._create, rules=rules)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"] != PATH or scope["method"] != "POST":
@@ -113,8 +112,6 @@ class CreatePath:
             answer = await self._intake.create(scope["weelo.create"])
         except CommandRefused as refusal:
             await api_error(refusal).response()(scope, receive, send)
-        except DatabaseUnavailable:
-            await database_unavailable().response()(scope, receive, send)
         else:
             await _send(answer, send)
 

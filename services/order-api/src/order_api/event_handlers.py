@@ -16,7 +16,7 @@ from order_api.intake_store import note_wave
 from order_api.metrics import OrderMetrics
 from order_api.model import Order
 from weelo_common.delivery import Delivery, Outcome, PoisonMessage, RetryLater
-from weelo_common.events import DispatchExhausted, Event, OffersMade, OrderExpired, TimerFired
+from weelo_common.events import DispatchExhausted, Event, OffersMade, TimerFired
 from weelo_common.events.topics import ORDER_API
 from weelo_common.ids import well_formed_id
 from weelo_common.outbox import Outbox
@@ -57,8 +57,7 @@ class EventHandlers:
         if order.overdue(now):
             decision = end_if_overdue(order, now, timer_fired=True)
             await save_decision(connection, self._outbox, order, decision, now)
-            if any(isinstance(event, OrderExpired) for event in decision.events):
-                self._metrics.search_ended("timer", now - order.expires_at)
+            self._metrics.told(decision.events, order, now, noticed_by="timer")
             log.info("Search ended", extra={"orderId": order_id, "status": decision.order.status.value})
             return Outcome.APPLIED
         return await self._too_early(connection, order, fired, now)

@@ -25,7 +25,6 @@ from order_api.errors import (
 from order_api.metrics import OrderMetrics
 from order_api.model import Order, TruckRequest
 from order_api.store import CaptainHasRunningTruck
-from weelo_common.events import OrderExpired
 from weelo_common.offer_tokens import InvalidOfferToken, OfferTokenVerifier
 from weelo_common.outbox import Outbox
 from weelo_common.postgres import Connection, Database
@@ -201,8 +200,7 @@ class Orders:
         self, connection: Connection, before: Order, decision: Decision, now: datetime, *, noticed_by: str
     ) -> None:
         await save_decision(connection, self._outbox, before, decision, now)
-        if any(isinstance(event, OrderExpired) for event in decision.events):
-            self._metrics.search_ended(noticed_by, now - before.expires_at)
+        self._metrics.told(decision.events, before, now, noticed_by=noticed_by)
 
 
 async def save_decision(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from collections.abc import Sequence
 from contextvars import Context, copy_context
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -21,9 +22,11 @@ from order_api.errors import ActiveOrderExists, CreateInFlight, KeyReused, TooMa
 from order_api.gate import Busy, Entered, Gate, Replay, TooMany
 from order_api.intake_store import Situation, StoredAnswer, situations, stored_answer
 from order_api.metrics import OrderMetrics
+from order_api.model import Order
 from order_api.new_orders import CreateLost, KeptAnswer, MadeOrder, insert_orders
 from order_api.together import Together
 from order_api.views import created_body
+from weelo_common.events import Event
 from weelo_common.ids import new_id
 from weelo_common.outbox import Outbox
 from weelo_common.postgres import Connection, Database, database_now, is_infrastructure_error
@@ -68,6 +71,8 @@ class Intake:
         self._metrics = metrics
         self._lifetime = lifetime
         self._created = metrics.creates.labels("created")
+        self._entered = metrics.gate.labels("entered")
+        self._unlocked = metrics.gate.labels("unlocked")
         self._creates = Together(self._write)
         self._situations = Together(self._look)
 
@@ -87,10 +92,13 @@ class Intake:
         entry = await self._gate.enter(customer, ENDPOINT, request.key)
         match entry:
             case Replay(answer):
+                self._metrics.gate.labels("replay").inc()
                 return self._replayed(request, answer, source="redis")
             case Busy() | TooMany():
+                self._metrics.gate.labels("busy" if isinstance(entry, Busy) else "rate_limited").inc()
                 return await self._replay_or_refuse(request, entry)
-            case Entered():
+            case Entered(locked=locked):
+                (self._entered if locked else self._unlocked).inc()
                 return await self._create_inside(request, entry)
 
     async def _create_inside(self, request: CreateRequest, entered: Entered) -> Answer:
@@ -131,11 +139,10 @@ class Intake:
     async def _in_place_of(self, overdue_id: str, request: CreateRequest) -> StoredAnswer:
         """End the search of the customer's overdue order and make the new one, in one transaction."""
         async with self._database.transaction() as connection:
-            now, late = await self._end_overdue(connection, overdue_id)
+            overdue, events, now = await self._end_overdue(connection, overdue_id)
             made, answer = self._made(request, now)
             await insert_orders(connection, [made], endpoint=ENDPOINT)
-        if late is not None:
-            self._metrics.search_ended("create", late)
+        self._metrics.told(events, overdue, now, noticed_by="create")
         return answer
 
     def _made(self, request: CreateRequest, now: datetime) -> tuple[MadeOrder, StoredAnswer]:
@@ -182,9 +189,11 @@ class Intake:
         except Exception as error:  # noqa: BLE001 - it is raised where its own request waits
             return error
 
-    async def _end_overdue(self, connection: Connection, order_id: str) -> tuple[datetime, timedelta | None]:
-        """End the search of the customer's overdue order, in this transaction; the time of that, and how late it
-        was, or None where nothing was left to end."""
+    async def _end_overdue(
+        self, connection: Connection, order_id: str
+    ) -> tuple[Order, Sequence[Event], datetime]:
+        """End the search of the customer's overdue order, in this transaction; the order as it was, what that tells
+        (nothing, where nothing was left to end), and the time of it."""
         await store.lock_order(connection, order_id)
         loaded = await store.load_order(connection, order_id)
         assert loaded is not None  # noqa: S101 - orders are never deleted
@@ -193,7 +202,7 @@ class Intake:
         if decision.events:
             await store.save_order(connection, order, decision.order)
             await self._outbox.append(connection, decision.events, at=now)
-        return now, now - order.expires_at if decision.events else None
+        return order, decision.events, now
 
     async def _replay_or_refuse(self, request: CreateRequest, refusal: Busy | TooMany) -> Answer:
         """An honest retry never gets an error that its first try did not get."""

@@ -35,16 +35,18 @@ DELETE FROM idempotency_records WHERE (customer_id, endpoint, key) IN (
     SELECT customer_id, endpoint, key FROM idempotency_records
      WHERE created_at < clock_timestamp() - $1 * interval '1 hour' ORDER BY created_at LIMIT $2)
 """
-UPSERT_PROGRESS = """
-INSERT INTO dispatch_progress (order_id, state, attempts) SELECT id, $2, $3 FROM orders WHERE id = $1
-ON CONFLICT (order_id) DO UPDATE
-   SET state = excluded.state, attempts = greatest(dispatch_progress.attempts, excluded.attempts),
-       updated_at = clock_timestamp()
-RETURNING order_id
-"""
-INSERT_NOTIFIED = """
-INSERT INTO notified_transporters (order_id, transporter_id)
-SELECT $1, transporter_id FROM unnest($2::text[]) AS new (transporter_id) ON CONFLICT DO NOTHING
+NOTE_WAVE = """
+WITH noted AS (
+    INSERT INTO dispatch_progress (order_id, state, attempts) SELECT id, $2, $3 FROM orders WHERE id = $1
+    ON CONFLICT (order_id) DO UPDATE
+       SET state = excluded.state, attempts = greatest(dispatch_progress.attempts, excluded.attempts),
+           updated_at = clock_timestamp()
+    RETURNING order_id
+), told AS (
+    INSERT INTO notified_transporters (order_id, transporter_id)
+    SELECT order_id, transporter_id FROM noted, unnest($4::text[]) AS new (transporter_id) ON CONFLICT DO NOTHING
+)
+SELECT EXISTS (SELECT FROM noted)
 """
 SELECT_PROGRESS = """
 SELECT state, attempts, (SELECT count(*) FROM notified_transporters WHERE order_id = $1) AS notified
@@ -125,11 +127,10 @@ async def note_wave(
     connection: Connection, order_id: str, *, state: str, attempts: int, transporter_ids: Sequence[str]
 ) -> bool:
     """Record what the dispatch told of an order; False where this service has no such order."""
-    if await connection.fetchval(UPSERT_PROGRESS, order_id, state, attempts) is None:
-        return False
-    if transporter_ids:
-        await connection.execute(INSERT_NOTIFIED, order_id, sorted(set(transporter_ids)))
-    return True
+    known: bool = await connection.fetchval(
+        NOTE_WAVE, order_id, state, attempts, sorted(set(transporter_ids))
+    )
+    return known
 
 
 async def dispatch_progress(connection: Connection, order_id: str) -> DispatchProgress | None:

@@ -100,6 +100,7 @@ async def build(settings: Settings, life: Lifecycle) -> None:
         verifier=verifier,
         health=life.health,
         registry=life.registry,
+        request_deadline_s=settings.http_request_deadline_s,
     )
     answer_refusals(app)
 
@@ -108,7 +109,7 @@ async def build(settings: Settings, life: Lifecycle) -> None:
     life.spawn("relay", relay.run)
     life.spawn("sweep", sweep.run)
     life.spawn("consumer", consumer.run)
-    door = CreatePath(app, intake, verifier, app.state.http_metrics)
+    door = CreatePath(app, intake, verifier, app.state.request_rules)
     life.serve_http(door, settings.http_host, settings.http_port)
 
 

@@ -7,9 +7,7 @@ from typing import Any
 from order_api.answers import (
     ACCEPTED_EXAMPLE,
     CREATED_EXAMPLE,
-    MOMENT,
     ORDER_EXAMPLE,
-    ORDER_ID,
     STATUS_EXAMPLE,
     TRUCK_EXAMPLE,
     WON_TRUCK_EXAMPLE,
@@ -24,6 +22,7 @@ from order_api.answers import (
     TruckRequestsData,
 )
 from order_api.idempotency import HEADERS, MAX_KEY_LENGTH
+from weelo_common.answer_fields import MOMENT, ORDER_ID
 from weelo_common.http import ErrorCode
 from weelo_common.openapi import documented
 

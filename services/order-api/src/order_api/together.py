@@ -92,10 +92,15 @@ class Together(Generic[Item, Outcome]):
 
     async def _group(self) -> None:
         group, self._waiting = self._waiting[:MAX_GROUP], self._waiting[MAX_GROUP:]
+        # Who was cut off at his request's deadline is told to try again: what nobody waits for is not begun.
+        group = [one for one in group if not one[1].done()]
+        if not group:
+            return
         try:
             if not await self._settled(group):
                 for one in group:  # whose trouble it is, is found out alone
-                    await self._settled([one])
+                    if not one[1].done():
+                        await self._settled([one])
         except asyncio.CancelledError:
             for _, future in group:
                 _settle(future, DatabaseUnavailable("the service goes down"))

@@ -10,43 +10,19 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, WithJsonSchema
 from pydantic.json_schema import SkipJsonSchema
 
-from dispatcher.domain import MAX_LIVE_OFFERS, OFFER_WAVES, WAVE_RADII_M, Cause, OfferStatus, Refusal
+from dispatcher.candidates import Refusal
+from dispatcher.domain import MAX_LIVE_OFFERS, OFFER_WAVES, WAVE_RADII_M, Cause, OfferStatus
 from dispatcher.handlers.explanation import CAPTAINS_TOLD, CELLS_TOLD, OFFERED
+from weelo_common.answer_fields import MOMENT, ORDER_ID, Count, Id, Moment, PlaceAnswer, Rupees
 from weelo_common.openapi import Answer
 
-MOMENT = "2026-02-03T10:08:28.123Z"
-ORDER_ID = "019c2b1e-6f2a-7c3d-8e4f-5a6b7c8d9e0f"
 OFFER_ID = "019c2b1e-7001-7a1b-9c2d-3e4f5a6b7c8d"
 
-Id = Annotated[str, WithJsonSchema({"type": "string", "format": "uuid", "examples": [ORDER_ID]})]
-Moment = Annotated[
-    str,
-    WithJsonSchema(
-        {
-            "type": "string",
-            "format": "date-time",
-            "pattern": r"^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}\.\d{3}Z$",
-            "examples": [MOMENT],
-        }
-    ),
-]
 Metres = Annotated[int, Field(ge=0, description="Whole metres, along the great circle.")]
-Rupees = Annotated[int, Field(ge=0, description="Whole rupees.")]
-Count = Annotated[int, Field(ge=0)]
 Wave = Annotated[int, Field(ge=1, le=OFFER_WAVES)]
 Radius = Annotated[
     int, WithJsonSchema({"type": "integer", "enum": sorted(set(WAVE_RADII_M)), "description": "Metres."})
 ]
-
-
-class PlaceAnswer(Answer):
-    """Where a truck goes."""
-
-    latitude: float
-    longitude: float
-    address: str
-    city: str | SkipJsonSchema[None] = None
-    state: str | SkipJsonSchema[None] = None
 
 
 class TransporterAnswer(Answer):

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Response
 
+from dispatcher.domain import Driving
 from dispatcher.handlers.fleet import CaptainNotFound, Fleet, VerifiedIsOpsAlone
 from dispatcher.http import openapi
 from dispatcher.http.bodies import (
@@ -67,12 +68,11 @@ def fleet_router(fleet: Fleet, positions: PositionSender, metrics: DispatcherMet
     async def put_captain(caller: AsCaptain, body: CaptainBody) -> Response:
         captain = await fleet.put_captain(
             caller.user_id,
-            transporter_id=body.transporter_id,
             name=body.name,
             phone=body.phone,
-            vehicle_type=body.vehicle_type,
-            vehicle_subtype=body.vehicle_subtype,
-            vehicle_number=body.vehicle_number,
+            driving=Driving(
+                body.transporter_id, body.vehicle_type, body.vehicle_subtype, body.vehicle_number
+            ),
         )
         return success({"captain": _captain_json(captain)})
 

@@ -41,7 +41,8 @@ CONFIRM_CAPTAIN: dict[str, Any] = documented(
 PUT_CAPTAIN: dict[str, Any] = documented(
     CaptainData,
     summary="Register, or change who one is",
-    says="With another transporter the membership is to be confirmed anew.",
+    says="With another transporter the membership is to be confirmed anew. With another transporter or vehicle (type, "
+    "subtype or number) one declines by it what one was offered before; read `GET /offers` again.",
     example={"captain": CAPTAIN_EXAMPLE | {"confirmed": False}},
 )
 GET_CAPTAIN: dict[str, Any] = documented(
