@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 
@@ -14,6 +16,7 @@ from tests.integration.events_rig import GROUP, ORDERS_EVENTS, EventsRig, events
 from weelo_common import parking
 from weelo_common.delivery import PoisonMessage, RetryLater
 from weelo_common.events import OrderFullyFilled, encode, seal
+from weelo_common.events.topics import NOTIFIER
 from weelo_common.parking import Record
 from weelo_common.postgres import Connection, DatabaseUnavailable
 
@@ -156,3 +159,17 @@ async def test_a_member_says_it_is_ready_once_it_is_in_its_group_and_the_broker_
     async with consuming(member) as (consumer,):
         assert consumer.trouble() is not None
         await until(lambda: consumer.trouble() is None, "readiness")
+
+
+async def test_it_stops_soon_though_a_topic_of_its_dead_letters_is_not_there(
+    rig: EventsRig, producer: AIOKafkaProducer
+) -> None:
+    await send(rig, producer, "o1", 1)
+    member = Member(rig, group=NOTIFIER)  # the rig has made no such topic for this one
+    stop = asyncio.Event()
+    running = asyncio.create_task(member.consumer().run(stop))
+    await until(lambda: member.count("consumed") == 1, "the event")
+    stop.set()
+    started = time.monotonic()
+    await running
+    assert time.monotonic() - started < rig.settings.kafka_request_deadline_s / 2

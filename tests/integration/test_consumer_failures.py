@@ -204,13 +204,15 @@ async def test_nothing_left_for_after_the_commit_is_done_where_the_commit_fails(
 
 
 class RememberingClients(KafkaClients):
-    """Keeps the consumer it made, so that a test can ask it what is paused."""
+    """Keeps the group's consumer it made, so that a test can ask it what is paused."""
 
     made: AIOKafkaConsumer
 
-    def consumer(self, *, group: str | None) -> AIOKafkaConsumer:
-        self.made = super().consumer(group=group)
-        return self.made
+    def consumer(self, *, group: str | None, fetch_max_wait_ms: int | None = None) -> AIOKafkaConsumer:
+        consumer = super().consumer(group=group, fetch_max_wait_ms=fetch_max_wait_ms)
+        if group is not None:
+            self.made = consumer
+        return consumer
 
 
 async def test_a_partition_is_paused_while_its_queue_is_full_and_goes_on_when_it_has_room(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
@@ -11,14 +12,16 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from deploy.local.stack import LocalStack
-from tests.integration.events_rig import ORDERS_EVENTS, EventsRig, events_rig, filled
+from tests.integration.events_rig import ORDERS_EVENTS, EventsRig, events_rig, filled, until
 from weelo_common.kafka import KafkaClients, KafkaUnavailable
 from weelo_common.outbox import Outbox
+from weelo_common.record_batches import encode_headers
 from weelo_common.relay import Relay
 from weelo_common.relay_metrics import RelayMetrics
 
 LEASE_S = 2.0
 NO_SUCH_TOPIC = "nobody.made.this.v1"
+TRACED = b"\x02 traceparent"  # where such a name stands, the headers are read before they are sent
 
 
 @pytest.fixture
@@ -93,3 +96,50 @@ async def test_a_broker_that_never_answers_is_given_up_before_the_lease_ends(rig
     server.close()
     await close(relay)
     await server.wait_closed()
+
+
+@pytest.mark.parametrize("broken", [b"\x02", TRACED], ids=["untraced", "traced"])
+async def test_a_row_whose_headers_cannot_be_read_is_named_and_holds_up_its_partition_alone(
+    rig: EventsRig, caplog: pytest.LogCaptureFixture, broken: bytes
+) -> None:
+    await append(rig, "broken", *(f"other-{number}" for number in range(40)))
+    async with rig.database.connection() as connection:
+        good = await connection.fetchval("SELECT headers FROM outbox WHERE key = 'broken'")
+        event_id = await connection.fetchval("SELECT event_id FROM outbox WHERE key = 'broken'")
+        await connection.execute("UPDATE outbox SET headers = $1 WHERE key = 'broken'", broken)
+    await append(rig, "broken")
+    registry = CollectorRegistry()
+    relay = Relay(rig.relay_database, rig.kafka, rig.settings, RelayMetrics(registry))
+    stop = asyncio.Event()
+    with caplog.at_level(logging.ERROR, "weelo_common.relay"):
+        relaying = asyncio.create_task(relay.run(stop))
+        await until(lambda: registry.get_sample_value("weelo_outbox_refused") == 1, "the refusal")
+        flowing = await rig.records(ORDERS_EVENTS, 25)
+        assert b"broken" not in {record.key for record in flowing}
+        left = await unsent(rig)
+        assert left[0] == left[-1] == "broken"
+        async with rig.database.connection() as connection:
+            await connection.execute("UPDATE outbox SET headers = $1 WHERE event_id = $2", good, event_id)
+        found = await rig.records(ORDERS_EVENTS, 42)
+        await until(lambda: registry.get_sample_value("weelo_outbox_refused") == 0, "the end of it")
+        stop.set()
+        await relaying
+    (told,) = [record for record in caplog.records if record.name == "weelo_common.relay"]
+    assert vars(told)["eventIds"] == [event_id]
+    assert "BrokenHeaders" in vars(told)["reason"]
+    ids = [dict(record.headers)["ce_id"].decode() for record in found if record.key == b"broken"]
+    assert ids[0] == event_id
+    assert len(ids) == 2
+
+
+async def test_a_row_with_a_header_name_that_is_not_utf_8_is_sent_for_its_readers_to_judge(
+    rig: EventsRig,
+) -> None:
+    await append(rig, "odd")
+    odd = encode_headers([("nam?", b""), ("traceparent", b"00-" + b"1" * 32 + b"-" + b"1" * 16 + b"-01")])
+    async with rig.database.connection() as connection:
+        await connection.execute("UPDATE outbox SET headers = $1", odd.replace(b"nam?", b"nam\xff"))
+    relay = patient_relay(rig)
+    assert await relay.run_once() == 1
+    assert await unsent(rig) == []
+    await close(relay)

@@ -27,13 +27,22 @@ from weelo_common.partition_worker import EventProcessor, PartitionWorker
 from weelo_common.postgres import Database
 from weelo_common.replay import Replayer
 from weelo_common.settings import KafkaSettings
+from weelo_common.unsettled import MOST_COUNTED, Unsettled
 
 log = logging.getLogger(__name__)
 
 POLL_MS = 100  # how long one poll waits for records; also how often offsets are committed when idle
 COMMIT_PERIOD_S = 0.1  # offsets are committed this often; a crash repeats at most what was handled since
 RECONNECT_PAUSE_S = 1.0  # after the brokers refused or went away
-_OUTCOMES = ("applied", "duplicate", "ignored", "parked", "dead")
+_OUTCOMES = {
+    "applied": "Events that took effect",
+    "duplicate": "Events that the inbox knew: nothing happened again",
+    "ignored": "Events that are for others, of unknown types, or overtaken by newer ones",
+    "parked": "Events put aside with their key, because a handler failed on it",
+    "dead": "Records that can never be handled, put aside as dead letters",
+}
+# Seconds. Within a tenth as a rule; minutes tell of a backlog, or of an event that was tried again and again.
+AGE_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 600)
 
 
 class ConsumerMetrics:
@@ -41,13 +50,14 @@ class ConsumerMetrics:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.consumed = Counter(
-            "weelo_consumer_consumed", "Events taken from Kafka", ["consumer"], registry=registry
+            "weelo_consumer_consumed",
+            "Events taken from Kafka: the sum of applied, duplicate, ignored, parked and dead",
+            ["consumer"],
+            registry=registry,
         )
         self.outcomes = {
-            outcome: Counter(
-                f"weelo_consumer_{outcome}", f"Events that were {outcome}", ["consumer"], registry=registry
-            )
-            for outcome in _OUTCOMES
+            outcome: Counter(f"weelo_consumer_{outcome}", about, ["consumer"], registry=registry)
+            for outcome, about in _OUTCOMES.items()
         }
         self.retries = Counter(
             "weelo_consumer_retries", "Tries after the first", ["consumer"], registry=registry
@@ -66,6 +76,32 @@ class ConsumerMetrics:
             registry=registry,
             buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
         )
+        self.age = Histogram(
+            "weelo_consumer_event_age_seconds",
+            "From an event's ce_time, at its owner's database, to its effect here",
+            ["consumer", "type"],
+            registry=registry,
+            buckets=AGE_BUCKETS_S,
+        )
+        self.parked_keys = Gauge(
+            "weelo_consumer_parked_keys",
+            f"Keys that are parked now, counted up to {MOST_COUNTED}; NaN while unknown",
+            ["consumer"],
+            registry=registry,
+        )
+        self.parked_events = Gauge(
+            "weelo_consumer_parked_events",
+            f"Events that are parked now, counted up to {MOST_COUNTED}; NaN while unknown",
+            ["consumer"],
+            registry=registry,
+        )
+        self.dead_unsettled = Gauge(
+            "weelo_consumer_dead_unsettled",
+            f"Dead letters neither retried nor dropped, counted up to {MOST_COUNTED} a topic; NaN while unknown",
+            ["consumer"],
+            registry=registry,
+        )
+        self._series: dict[tuple[str, str], tuple[Histogram, Histogram]] = {}
 
     def announce(self, consumer: str) -> None:
         """Tell zeros before the first event, so that a consumer that takes nothing is seen, too."""
@@ -76,6 +112,22 @@ class ConsumerMetrics:
         """One event ended."""
         self.consumed.labels(consumer).inc()
         self.outcomes[outcome.value].labels(consumer).inc()
+
+    def handled(self, consumer: str, event_type: str, seconds: float) -> None:
+        """One try at an event took so long."""
+        self._of(consumer, event_type)[0].observe(seconds)
+
+    def took_effect(self, consumer: str, event_type: str, age_s: float) -> None:
+        """An event was applied, so long after it was made."""
+        self._of(consumer, event_type)[1].observe(age_s)
+
+    def _of(self, consumer: str, event_type: str) -> tuple[Histogram, Histogram]:
+        """Consumers and types are few, so their series are kept at hand."""
+        series = self._series.get((consumer, event_type))
+        if series is None:
+            series = (self.seconds.labels(consumer, event_type), self.age.labels(consumer, event_type))
+            self._series[consumer, event_type] = series
+        return series
 
 
 class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has no types
@@ -106,8 +158,9 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has
         self._dead_letters = DeadLetters(kafka, group)
         self._processor = EventProcessor(group, handlers, database, self._dead_letters, metrics, relevant)
         self._replayer = Replayer(group, handlers, database, self._dead_letters, metrics)
-        self._replaying: asyncio.Task[None] | None = None
+        self._beside: list[asyncio.Task[None]] = []
         declared: dict[str, Topic] = {event.TOPIC.name: event.TOPIC for event in handlers}
+        self._unsettled = Unsettled(group, list(declared.values()), database, kafka, metrics)
         self._topics = {kafka.topic_name(topic): topic for topic in declared.values()}
         self._workers: dict[TopicPartition, PartitionWorker] = {}
         self._retired: set[PartitionWorker] = set()
@@ -116,6 +169,7 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has
         self._heard_at = time.monotonic()
         self._lag = 0
         self._commit_at = 0.0
+        self._committing: asyncio.Task[None] | None = None
 
     # --- the rebalance listener: it only signals ---
 
@@ -154,7 +208,10 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has
 
     async def run(self, stop: asyncio.Event) -> None:
         """Consume until stopped, through any absence of the brokers; replay parked keys that are asked for."""
-        self._replaying = asyncio.create_task(self._replayer.run(stop), name=f"replay-{self._group}")
+        self._beside = [
+            asyncio.create_task(self._replayer.run(stop), name=f"replay-{self._group}"),
+            asyncio.create_task(self._unsettled.run(stop), name=f"unsettled-{self._group}"),
+        ]
         try:
             while not stop.is_set():
                 try:
@@ -164,16 +221,16 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has
                     with contextlib.suppress(TimeoutError):
                         await asyncio.wait_for(stop.wait(), RECONNECT_PAUSE_S)
         finally:
-            await self._end_replaying(stop)
+            await self._end_beside(stop)
             await self._dead_letters.close()
 
-    async def _end_replaying(self, stop: asyncio.Event) -> None:
-        """Wait for the replay in hand; break it off where the consumer itself failed."""
-        if self._replaying is None:
-            return
+    async def _end_beside(self, stop: asyncio.Event) -> None:
+        """Wait for the replay in hand, and for the counting; break them off where the consumer itself failed."""
         if not stop.is_set():
-            self._replaying.cancel()
-        await asyncio.wait([self._replaying])
+            for task in self._beside:
+                task.cancel()
+        if self._beside:
+            await asyncio.wait(self._beside)
 
     async def _session(self, stop: asyncio.Event) -> None:
         consumer = self._kafka.consumer(group=self._group)
@@ -187,10 +244,10 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has
                     self._worker(tp).put(records)
                 self._flow_control(consumer)
                 self._observe(consumer)
-                await self._commit(consumer)
+                self._begin_commit(consumer)
                 await self._reap()
             await self._drain()
-            self._commit_at = 0.0
+            await self._end_commit()
             await self._commit(consumer, deadline_s=GOODBYE_S)
         finally:
             await asyncio.shield(self._abandon(consumer))
@@ -235,12 +292,21 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has
         self._lag = lag
         self._metrics.lag.labels(self._group).set(lag)
 
+    def _begin_commit(self, consumer: AIOKafkaConsumer) -> None:
+        """Commit beside the poll, one commit at a time: what comes meanwhile need not wait for the brokers' word."""
+        now = time.monotonic()
+        if now >= self._commit_at and self._committing is None:
+            self._commit_at = now + COMMIT_PERIOD_S
+            self._committing = asyncio.create_task(self._commit(consumer), name=f"commit-{self._group}")
+
+    async def _end_commit(self) -> None:
+        """Wait for the commit under way, which has a deadline; raises what ended it."""
+        committing, self._committing = self._committing, None
+        if committing is not None:
+            await committing
+
     async def _commit(self, consumer: AIOKafkaConsumer, deadline_s: float | None = None) -> None:
         """Commit, per partition, the last contiguous finished offset + 1."""
-        now = time.monotonic()
-        if now < self._commit_at:
-            return
-        self._commit_at = now + COMMIT_PERIOD_S
         assigned = consumer.assignment()
         positions = {
             tp: worker.position
@@ -251,7 +317,7 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has
             return
         committing = {tp: self._workers[tp] for tp in positions}
         try:
-            await asyncio.wait_for(consumer.commit(positions), deadline_s or self._kafka.deadline_s)
+            await self._kafka.commit(consumer, positions, deadline_s)
         except (KafkaError, TimeoutError) as error:
             # The events are handled; if they come again the inbox knows them.
             log.warning("Offsets not committed", extra={"consumer": self._group, "reason": repr(error)})
@@ -260,9 +326,12 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has
             worker.committed = max(worker.committed, positions[tp])
 
     async def _reap(self) -> None:
-        """Let go of revoked workers that have ended, and pass on what ended a living one, or the replay."""
-        if self._replaying is not None and self._replaying.done():
-            await self._replaying
+        """Let go of revoked workers that have ended, and pass on what ended a living one, or a loop beside them."""
+        for task in self._beside:
+            if task.done():
+                await task
+        if self._committing is not None and self._committing.done():
+            await self._end_commit()
         for worker in [worker for worker in self._retired if worker.task.done()]:
             self._retired.discard(worker)
             await worker.task
@@ -280,8 +349,11 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has
 
     async def _abandon(self, consumer: AIOKafkaConsumer) -> None:
         await self._drain()
-        self._workers.clear()
-        self._retired.clear()
-        self._paused.clear()
-        self._assigned = False
-        await self._kafka.stop_consumer(consumer)
+        try:
+            await self._end_commit()
+        finally:
+            self._workers.clear()
+            self._retired.clear()
+            self._paused.clear()
+            self._assigned = False
+            await self._kafka.stop_consumer(consumer)

@@ -17,6 +17,9 @@ REASON_LENGTH = 500  # characters of the error that are kept
 KEPT_VALUE_BYTES = 512 * 1024
 KEPT_HEADERS_BYTES = 64 * 1024
 KEPT_KEY_BYTES = 4 * 1024
+# A letter is settled by a second record behind it, of an operator (``weelo dlq retry``, ``drop``), with these headers.
+RESOLUTION = "dlq-resolution"
+RESOLVES = "dlq-resolves"  # the letter's offset
 
 
 class DeadLetters:

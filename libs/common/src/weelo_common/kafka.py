@@ -10,9 +10,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections.abc import Mapping
 from typing import Any
 
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 from aiokafka.errors import KafkaError
@@ -101,13 +102,15 @@ class KafkaClients:
             sender_task.cancel()
         with contextlib.suppress(KafkaError, OSError, TimeoutError):  # it is thrown away
             await asyncio.wait_for(producer.client.close(), GOODBYE_S)
+        _end_metadata_waits(producer.client)
         if sender_task is not None:
             await asyncio.wait([sender_task], timeout=GOODBYE_S)
 
-    def consumer(self, *, group: str | None) -> AIOKafkaConsumer:
+    def consumer(self, *, group: str | None, fetch_max_wait_ms: int | None = None) -> AIOKafkaConsumer:
         """A consumer, not started: the caller subscribes or assigns. Offsets are committed by hand.
 
-        A group that is new starts at the beginning of its topics.
+        A group that is new starts at the beginning of its topics. ``fetch_max_wait_ms`` is for who need not hear at
+        once: so long a broker may hold a fetch that has nothing yet, instead of what the settings say.
         """
         tolerant_records.install()
         settings = self._settings
@@ -123,7 +126,7 @@ class KafkaClients:
             rebalance_timeout_ms=session_ms,
             max_poll_interval_ms=300_000,
             max_poll_records=settings.kafka_max_poll_records,
-            fetch_max_wait_ms=settings.kafka_fetch_max_wait_ms,
+            fetch_max_wait_ms=fetch_max_wait_ms or settings.kafka_fetch_max_wait_ms,
         )
 
     async def start_consumer(self, consumer: AIOKafkaConsumer) -> None:
@@ -161,6 +164,26 @@ class KafkaClients:
         await starting
         return True
 
+    async def commit(
+        self,
+        consumer: AIOKafkaConsumer,
+        offsets: Mapping[TopicPartition, int],
+        deadline_s: float | None = None,
+    ) -> None:
+        """Commit offsets, within the deadline of a talk or an own one.
+
+        Raises:
+            KafkaError, TimeoutError: whether they are committed is not known.
+        """
+        try:
+            await asyncio.wait_for(consumer.commit(dict(offsets)), deadline_s or self.deadline_s)
+        except TimeoutError:
+            # aiokafka shields the request itself, which goes on; how it fails is nobody's to see any more.
+            for task in asyncio.all_tasks():
+                if getattr(task.get_coro(), "__name__", "") == "_do_commit_offsets":
+                    task.add_done_callback(_seen)
+            raise
+
     async def stop_consumer(self, consumer: AIOKafkaConsumer) -> None:
         """Leave the group and close; where the brokers are away it is cut off, and the session's end says goodbye.
 
@@ -192,8 +215,7 @@ class KafkaClients:
         if tasks:
             done, _ = await asyncio.wait(tasks, timeout=GOODBYE_S)
             for task in done:
-                if not task.cancelled():
-                    task.exception()  # marks it as seen
+                _seen(task)
 
     @contextlib.asynccontextmanager
     async def admin(self) -> Any:
@@ -239,6 +261,21 @@ class KafkaClients:
                 keyfile=_text(settings.kafka_ssl_keyfile),
             )
         return options
+
+
+def _end_metadata_waits(client: Any) -> None:
+    """Let go of who waits for news of the cluster: a client that was closed asks for none, and they would never end."""
+    waited = client._md_update_fut
+    if waited is not None and not waited.done():
+        waited.set_result(False)
+    client._md_update_fut = ended = asyncio.get_running_loop().create_future()
+    ended.set_result(False)  # for who asks from now on
+
+
+def _seen(task: asyncio.Task[Any]) -> None:
+    """Take note of how a task ended, so that the loop does not complain that nobody did."""
+    if not task.cancelled():
+        task.exception()
 
 
 def _text(path: object | None) -> str | None:

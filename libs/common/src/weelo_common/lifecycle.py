@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import uvicorn
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, ProcessCollector
 
 from weelo_common.health import Health
 from weelo_common.http_protocol import OnePieceProtocol
@@ -65,6 +65,7 @@ class Lifecycle:
         self.health = Health()
         self.registry = CollectorRegistry()
         self.registry.register(self.health)
+        ProcessCollector(registry=self.registry)  # CPU, memory and open files of this process
         self.http_port: int | None = None
         """Where HTTP is served, once it is."""
         self._deadline_s = shutdown_deadline_s

@@ -37,11 +37,16 @@ WAIT_MAX_S = 5.0  # and the longest
 class Metrics(Protocol):
     """What the worker counts into."""
 
-    seconds: Any
     retries: Any
 
     def count(self, consumer: str, outcome: Outcome) -> None:
         """One event ended."""
+
+    def handled(self, consumer: str, event_type: str, seconds: float) -> None:
+        """One try at an event took so long."""
+
+    def took_effect(self, consumer: str, event_type: str, age_s: float) -> None:
+        """An event was applied, so long after it was made."""
 
 
 class EventProcessor:
@@ -110,7 +115,7 @@ class EventProcessor:
                 parent=envelope.traceparent,
                 attributes={"messaging.system": "kafka", "messaging.message.id": envelope.id},
             ):
-                return await self._apply(envelope, envelope.event, handler, record)
+                outcome = await self._apply(envelope, envelope.event, handler, record)
         except PoisonMessage as error:
             return await self._bury(record, str(error), failures + 1)
         except (RetryLater, DatabaseUnavailable, KafkaUnavailable):
@@ -124,8 +129,13 @@ class EventProcessor:
                 return None
             log.exception("Handler failed; the key is parked", extra=where)
             return await self._park(envelope, record, f"{type(error).__name__}: {error}")
+        else:
+            if outcome is Outcome.APPLIED:
+                age_s = time.time() - envelope.time.timestamp()
+                self._metrics.took_effect(self._consumer, envelope.type, max(0.0, age_s))
+            return outcome
         finally:
-            self._metrics.seconds.labels(self._consumer, envelope.type).observe(time.perf_counter() - started)
+            self._metrics.handled(self._consumer, envelope.type, time.perf_counter() - started)
 
     async def _apply(self, envelope: Envelope, event: Event, handler: Handler, record: Record) -> Outcome:
         delivery: Delivery[Event] = Delivery(

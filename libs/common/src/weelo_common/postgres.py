@@ -67,6 +67,11 @@ _NO_SIGN_OF_LIFE: tuple[type[Exception], ...] = (asyncpg.PostgresError, *_INFRAS
 class DatabaseUnavailable(Exception):
     """PostgreSQL is out of reach, too slow, or broke off this transaction; the same work may succeed later."""
 
+    @property
+    def kind(self) -> str:
+        """What was the matter, without what the server said: that may quote a value."""
+        return str(self).partition(":")[0]
+
 
 def is_infrastructure_error(error: BaseException) -> bool:
     """Whether an error tells of the infrastructure rather than of a defect."""

@@ -41,6 +41,10 @@ _MURMUR_M = 0x5BD1E995
 _MASK = 0xFFFFFFFF
 
 
+class BrokenHeaders(ValueError):
+    """Bytes that are no record's headers: no broker would take them, and no consumer could read them."""
+
+
 def _varint(number: int) -> bytes:
     """A length or an offset as Kafka writes it: zigzag, seven bits a byte, the lowest first."""
     left = number << 1
@@ -78,7 +82,8 @@ def decode_headers(data: bytes) -> list[tuple[str, bytes]]:
     """What ``encode_headers`` was given.
 
     Raises:
-        ValueError: these are not the bytes of headers.
+        BrokenHeaders: these are not the bytes of headers.
+        UnicodeDecodeError: they are, with a name that is not UTF-8.
     """
     position = 0
 
@@ -104,9 +109,9 @@ def decode_headers(data: bytes) -> list[tuple[str, bytes]]:
     try:
         headers = [(some().decode(), some()) for _ in range(number())]
     except IndexError:
-        raise ValueError("the headers are cut off") from None
+        raise BrokenHeaders("the headers are cut off") from None
     if position != len(data):
-        raise ValueError("the headers go on after their end")
+        raise BrokenHeaders("the headers go on after their end")
     return headers
 
 
@@ -130,7 +135,18 @@ class RecordBatch:
     To aiokafka it looks like its own ``BatchBuilder``: what follows ``add`` and ``finish`` is what its sender calls.
     """
 
-    __slots__ = ("_body", "_codec", "_data", "_parts", "_state", "marks", "partition", "size", "topic")
+    __slots__ = (
+        "_body",
+        "_codec",
+        "_data",
+        "_parts",
+        "_state",
+        "marks",
+        "partition",
+        "refusal",
+        "size",
+        "topic",
+    )
 
     def __init__(self, topic: str, partition: int) -> None:
         self.topic = topic
@@ -139,6 +155,8 @@ class RecordBatch:
         self.marks: list[Any] = []
         self.size = 0
         """Bytes of the records so far, not compressed."""
+        self.refusal: Exception | None = None
+        """Why no broker would take it: then it is refused here and not sent."""
         self._parts: list[bytes] = []
         self._body = b""
         self._codec = 0
@@ -236,9 +254,12 @@ class BatchSender:
         Raises:
             KafkaError: the producer is closed, or its last batch for this partition is still under way.
         """
-        if batch.wire_size > MAX_REQUEST_BYTES:
+        refusal = batch.refusal
+        if refusal is None and batch.wire_size > MAX_REQUEST_BYTES:
+            refusal = MessageSizeTooLargeError(f"{batch.wire_size} bytes")
+        if refusal is not None:
             refused: Acknowledgement = asyncio.get_running_loop().create_future()
-            refused.set_exception(MessageSizeTooLargeError(f"{batch.wire_size} bytes"))
+            refused.set_exception(refusal)
             return refused
         acknowledgement: Acknowledgement = await self._producer.send_batch(
             batch, batch.topic, partition=batch.partition

@@ -13,6 +13,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
+from opentelemetry.trace import SpanKind
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
@@ -20,10 +21,13 @@ from redis.exceptions import NoScriptError, RedisError
 
 from weelo_common.redis_batch import RedisBatches
 from weelo_common.settings import RedisSettings
+from weelo_common.telemetry import span
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+_REDIS = {"db.system.name": "redis"}
 
 
 class RedisUnavailable(Exception):
@@ -75,7 +79,7 @@ class RedisClient:
             async with asyncio.timeout(self._deadline_s):
                 return await operation(self._redis)
 
-        return await self._tried(within_deadline())
+        return await self._tried("redis", within_deadline())
 
     async def command(self, *command: Any) -> Any:
         """Run one command that does not block; those asked for at the same time share a round trip.
@@ -84,14 +88,15 @@ class RedisClient:
             RedisUnavailable: as ``call``.
             NoScriptError: the script of an EVALSHA is not known there.
         """
-        return await self._tried(self._batches.command(*command))
+        return await self._tried(f"redis {command[0]}", self._batches.command(*command))
 
-    async def _tried(self, work: Coroutine[Any, Any, T]) -> T:
+    async def _tried(self, name: str, work: Coroutine[Any, Any, T]) -> T:
         if not self.available:
             work.close()
             raise RedisUnavailable("spared after failures")
         try:
-            result = await work
+            with span(name, kind=SpanKind.CLIENT, attributes=_REDIS):
+                result = await work
         except NoScriptError:
             raise  # an answer like any: the caller has the script
         except (RedisError, OSError, TimeoutError) as error:

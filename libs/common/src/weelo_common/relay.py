@@ -95,6 +95,7 @@ class Relay:
         self._producer: AIOKafkaProducer | None = None
         self._sender: BatchSender  # made with each producer
         self._batch_bytes = MAX_BATCH_BYTES
+        self._closely = False  # look at every row's headers, for a broker did not say what was wrong
         self._gather_until = 0.0  # the next pass begins no earlier
         self._woken = asyncio.Event()
         self._told_trouble = False
@@ -198,7 +199,9 @@ class Relay:
         if not after:
             await self._prepare(rows[0])
         prefix = self._settings.kafka_topic_prefix
-        return await lay_out(rows, self._sender, prefix=prefix, batch_bytes=self._batch_bytes)
+        return await lay_out(
+            rows, self._sender, prefix=prefix, batch_bytes=self._batch_bytes, closely=self._closely
+        )
 
     def _is_full(self, page: Page) -> bool:
         """Whether further rows may stand behind it."""
@@ -247,6 +250,7 @@ class Relay:
     # --- trouble: told once, and once more when it is over ---
 
     async def _failure(self, page: Page) -> KafkaUnavailable:
+        self._closely |= page.unexplained
         for batch, error in page.refused:
             await self._judge_refusal(batch, error)
         return KafkaUnavailable(
@@ -254,7 +258,7 @@ class Relay:
             f"from outbox id {page.first_id} on: {page.trouble or page.refused[0][1]}"
         )
 
-    async def _judge_refusal(self, batch: RecordBatch, error: KafkaError) -> None:
+    async def _judge_refusal(self, batch: RecordBatch, error: Exception) -> None:
         """Several events that are too large together go in smaller batches; else the events are named."""
         if isinstance(error, MessageSizeTooLargeError) and len(batch.marks) > 1:
             self._batch_bytes = min(self._batch_bytes, batch.size) // 2
@@ -290,7 +294,7 @@ class Relay:
     def _all_is_well(self) -> None:
         if self._told_trouble:
             log.warning("Relay goes on")
-        self._told_trouble = False
+        self._told_trouble = self._closely = False
         self._told_refused.clear()
         self._metrics.refused.set(0)
 
@@ -324,13 +328,19 @@ class Relay:
             await self._kafka.drop_producer(producer)
 
     async def _close(self) -> None:
-        """Stop producing and give the lease back, so that another replica goes on at once."""
+        """Stop producing and give the lease back, so that another replica goes on at once.
+
+        For no longer than the lease: then it has run out by itself.
+        """
         await self._lose_producer()
         try:
-            async with self._database.connection() as connection:
+            async with (
+                asyncio.timeout(self._settings.relay_lease_s),
+                self._database.connection() as connection,
+            ):
                 await connection.execute(RELEASE_LEASE, self._owner)
-        except DatabaseUnavailable as error:
-            log.warning("Lease left to run out", extra={"reason": str(error)})
+        except (DatabaseUnavailable, TimeoutError) as error:
+            log.warning("Lease left to run out", extra={"reason": f"{type(error).__name__}: {error}"})
 
 
 async def _all(*work: Any) -> list[Any]:

@@ -19,6 +19,7 @@ from aiokafka.errors import (
     PolicyViolationError,
     RecordListTooLargeError,
     TopicAuthorizationFailedError,
+    UnknownError,
     UnsupportedForMessageFormatError,
 )
 from opentelemetry.trace import SpanKind
@@ -26,6 +27,7 @@ from opentelemetry.trace import SpanKind
 from weelo_common.record_batches import (
     Acknowledgement,
     BatchSender,
+    BrokenHeaders,
     RecordBatch,
     decode_headers,
     encode_headers,
@@ -41,6 +43,7 @@ REFUSALS = (
     TopicAuthorizationFailedError,
     PolicyViolationError,
     UnsupportedForMessageFormatError,
+    BrokenHeaders,
 )
 
 _TRACEPARENT = b"traceparent"
@@ -62,9 +65,11 @@ class Page:
     """The ids that Kafka took and that are not deleted yet."""
     published: Counts[str] = field(default_factory=Counts)
     """How many that were, by the topic's name on the brokers."""
-    refused: list[tuple[RecordBatch, KafkaError]] = field(default_factory=list)
+    refused: list[tuple[RecordBatch, Exception]] = field(default_factory=list)
     trouble: str | None = None
     """Why nobody knows of the rest whether Kafka took it."""
+    unexplained: bool = False
+    """A broker answered what aiokafka has no name for; so brokers answer records that are broken."""
 
     async def send(self, sender: BatchSender, limit_s: float) -> None:
         """Send all batches; a partition's next one goes once its last is acknowledged.
@@ -78,6 +83,7 @@ class Page:
                 await self._send_in_waves(sender, handed)
         except (TimeoutError, KafkaError, OSError) as error:
             self.trouble = f"{type(error).__name__}: {error}"
+            self.unexplained = isinstance(error, UnknownError)
         for batch, answer in handed:
             # Asking for the exception marks it as seen.
             if answer.done() and not answer.cancelled() and answer.exception() is None:
@@ -105,10 +111,14 @@ class Page:
                     raise error
 
 
-async def lay_out(rows: Sequence[Any], sender: BatchSender, *, prefix: str, batch_bytes: int) -> Page:
+async def lay_out(
+    rows: Sequence[Any], sender: BatchSender, *, prefix: str, batch_bytes: int, closely: bool = False
+) -> Page:
     """The rows (id, topic, key, headers, payload, newest_id) as a page, up to the first whose topic is not known.
 
-    ``prefix`` is that of the topics' names on the brokers; a batch has up to ``batch_bytes``, or a single record.
+    ``prefix`` is that of the topics' names on the brokers; a batch has up to ``batch_bytes``, or a single record. Only
+    where a trace is recorded are a row's headers read, unless ``closely``. One whose headers cannot be read has a batch
+    of its own, which is refused when it is sent.
     """
     page = Page()
     lanes: dict[tuple[str, int], list[RecordBatch]] = {}
@@ -124,11 +134,21 @@ async def lay_out(rows: Sequence[Any], sender: BatchSender, *, prefix: str, batc
         batches = lanes.get(lane)
         if batches is None:
             batches = lanes[lane] = [RecordBatch(*lane)]
+        refusal = None
+        if closely or not (headers.endswith(_NOT_RECORDED) or _TRACEPARENT not in headers):
+            try:
+                headers = _with_our_span(topic, headers)
+            except BrokenHeaders as error:
+                refusal = error
         batch = batches[-1]
-        if batch.marks and batch.size + len(payload) + len(headers) > batch_bytes:
+        if batch.marks and (
+            batch.size + len(payload) + len(headers) > batch_bytes or refusal or batch.refusal
+        ):
             batch = RecordBatch(*lane)
             batches.append(batch)
-        batch.add(row_id, key_bytes, payload, _with_our_span(topic, headers))
+        if refusal:
+            batch.refusal = refusal
+        batch.add(row_id, key_bytes, payload, headers)
         page.count += 1
         page.payload_bytes += len(payload)
         if page.count % ROWS_A_TURN == 0:
@@ -143,18 +163,23 @@ async def lay_out(rows: Sequence[Any], sender: BatchSender, *, prefix: str, batc
 
 
 def _with_our_span(topic: str, headers: bytes) -> bytes:
-    """The headers, continued by a span of the publishing where the writer's trace is recorded."""
-    if headers.endswith(_NOT_RECORDED) or _TRACEPARENT not in headers:
-        return headers
-    told = dict(decode_headers(headers))
-    traceparent = told["traceparent"].decode()
+    """The headers, continued by a span of the publishing where the writer's trace is recorded.
+
+    Raises:
+        BrokenHeaders: these are none.
+    """
+    try:
+        told = dict(decode_headers(headers))
+        traceparent, event_id = told["traceparent"].decode(), told["ce_id"].decode()
+    except (UnicodeDecodeError, KeyError):
+        return headers  # a record all the same: whoever reads it judges it
     if not is_recorded(traceparent):
         return headers
     with span(
         f"publish {topic}",
         kind=SpanKind.PRODUCER,
         parent=traceparent,
-        attributes={"messaging.system": "kafka", "messaging.message.id": told["ce_id"].decode()},
+        attributes={"messaging.system": "kafka", "messaging.message.id": event_id},
     ):
         told["traceparent"] = (current_traceparent() or traceparent).encode()
     return encode_headers(told.items())

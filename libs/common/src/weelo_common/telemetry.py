@@ -1,7 +1,8 @@
 """Traces and logs: OpenTelemetry spans by hand, JSON lines on stdout.
 
-Spans are made here and in few places, so that none is noisy and none holds personal data. The trace context rides
-from the request through the outbox and Kafka to the consumer as ``traceparent`` text.
+Spans are made here and in few places, so that none is noisy and none holds personal data: of an error a span tells the
+type alone, for its words may quote what somebody sent. The trace context rides from the request through the outbox and
+Kafka to the consumer as ``traceparent`` text.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
-from opentelemetry.trace import Span, SpanKind
+from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from opentelemetry.util.types import AttributeValue
 
@@ -35,6 +36,7 @@ _TRACER = trace.get_tracer("weelo")  # stands for the process's tracer, once tha
 _PROPAGATOR = TraceContextTextMapPropagator()
 MAX_TURN_BYTES = 64 * 1024  # lines that wait for the turn's end; a turn that logs more writes in between
 _TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}\Z")
+_SAMPLED = frozenset("13579bdf")  # last digits of a traceparent: its lowest bit says so
 _STANDARD_COUNT = len(vars(logging.makeLogRecord({})))
 _STANDARD_FIELDS = frozenset(vars(logging.makeLogRecord({}))) | {
     "message",
@@ -42,6 +44,10 @@ _STANDARD_FIELDS = frozenset(vars(logging.makeLogRecord({}))) | {
     "taskName",
     "color_message",
 }
+
+# What begins a trace where there is none: a request and an event. A poll, a sweep or a sign of life does not; what it
+# writes has ids all the same.
+_BEGINNERS = frozenset({SpanKind.SERVER, SpanKind.CONSUMER})
 
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 """The id of the request in hand, for logs."""
@@ -61,7 +67,7 @@ class _Unrecorded:
         self._outer = _unrecorded.get()
         if self._parent and _TRACEPARENT.match(self._parent):
             _unrecorded.set(self._parent)  # whoever records nothing hands on what came
-        elif self._parent or self._outer is None:
+        elif self._parent or current_traceparent() is None:
             ids = os.urandom(24).hex()
             _unrecorded.set(f"00-{ids[:32]}-{ids[32:]}-00")
         return trace.INVALID_SPAN
@@ -79,32 +85,50 @@ def span(
 ) -> contextlib.AbstractContextManager[Span]:
     """A span around a piece of work; ``parent`` is a ``traceparent`` from elsewhere, else the current span.
 
-    Where no spans are recorded, ids travel all the same.
+    One is opened only where it is recorded: in a trace that was sampled, or at the beginning of one. Elsewhere nothing
+    is opened, and ids travel all the same.
     """
-    if isinstance(trace.get_tracer_provider(), TracerProvider):
+    if isinstance(trace.get_tracer_provider(), TracerProvider) and _is_worth_a_span(kind, parent):
         return _recorded(name, kind, parent, attributes)
     return _Unrecorded(parent)
+
+
+def _is_worth_a_span(kind: SpanKind, parent: str | None) -> bool:
+    if parent and _TRACEPARENT.match(parent):
+        return is_recorded(parent)
+    if _unrecorded.get() is not None:
+        return False
+    around = trace.get_current_span().get_span_context()
+    return around.trace_flags.sampled if around.is_valid else kind in _BEGINNERS
 
 
 @contextlib.contextmanager
 def _recorded(
     name: str, kind: SpanKind, parent: str | None, attributes: Mapping[str, AttributeValue] | None
 ) -> Iterator[Span]:
-    """Inside a trace that was not sampled there is nothing to add: the current span stands for the work."""
-    if parent is None:
-        outer = trace.get_current_span()
-        within = outer.get_span_context()
-        if within.is_valid and not within.trace_flags.sampled:
-            yield outer
-            return
     context = _PROPAGATOR.extract({"traceparent": parent}) if parent else None
-    with _TRACER.start_as_current_span(name, context=context, kind=kind, attributes=attributes) as current:
-        yield current
+    outer = _unrecorded.set(None)  # a task begun in an unrecorded piece of work takes its ids along
+    try:
+        with _TRACER.start_as_current_span(
+            name,
+            context=context,
+            kind=kind,
+            attributes=attributes,
+            record_exception=False,  # it would take the error's words along
+            set_status_on_exception=False,
+        ) as current:
+            try:
+                yield current
+            except Exception as error:
+                current.set_status(Status(StatusCode.ERROR, type(error).__name__))
+                raise
+    finally:
+        _unrecorded.reset(outer)
 
 
 def is_recorded(traceparent: str) -> bool:
     """Whether whoever began this trace records it; a span added to another reaches nobody."""
-    return not traceparent.endswith("-00")
+    return traceparent[-1:] in _SAMPLED
 
 
 def current_traceparent() -> str | None:
