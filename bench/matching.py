@@ -14,15 +14,13 @@ import gc
 import os
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
 
-import asyncpg
 import numpy as np
-import redis
 import redis.asyncio
 from numpy.typing import NDArray
 
 from bench.headquarters import RECORD_POSITIONS, TRANSPORTERS, Headquarters
+from bench.matching_peers import PostgresGeo, RedisGeo
 from bench.report import FOLDER, Row, publish
 from bench.towns import CITIES, CLASSES, FREE, Fleet, Question, Towns
 from deploy.local.settings import PROJECT
@@ -39,25 +37,12 @@ MOVING, DRIVEN_M = 0.5, 60.0  # of the captains, and how far, between two rounds
 POSITIONS_AT_ONCE = 8_192
 NOW_MS = 1_800_000_000_000
 BRUTE_FORCE_OF = 200  # questions in each size
-GEOADD_AT_ONCE = 2_000
 TURN = 500  # questions that one is asked before the next
 COLD = (
     300  # questions of a round that are asked one by one in turns: each finds the caches full of others' data
 )
 
 Ask = Callable[[Question], Sequence[str]]
-
-CREATE_POINTS = """
-CREATE EXTENSION IF NOT EXISTS cube;
-CREATE EXTENSION IF NOT EXISTS earthdistance;
-DROP TABLE IF EXISTS points;
-CREATE UNLOGGED TABLE points (captain_id text, class int, free boolean, place cube);
-"""
-INDEX_POINTS = "CREATE INDEX ON points USING gist (place) WHERE class = {number} AND free"
-NEAREST_POINTS = """
-SELECT captain_id FROM points WHERE class = {number} AND free AND place <-> ll_to_earth($1, $2) <= $3
- ORDER BY place <-> ll_to_earth($1, $2) LIMIT $4
-"""
 
 
 class Index:
@@ -104,112 +89,6 @@ class Index:
             now_ms=self._now_ms,
         )
         return [near.captain_id for near in proposal.near]
-
-
-class RedisGeo:
-    """GEOSEARCH, with the client that costs least: synchronous, with hiredis."""
-
-    def __init__(self, url: str) -> None:
-        self._redis = redis.Redis.from_url(url)
-        self._redis.flushall()
-        self._redis.config_set("maxmemory", 0)
-
-    def fill(self, fleet: Fleet) -> None:
-        for number in range(len(CLASSES)):
-            who = np.flatnonzero(fleet.free & (fleet.classes == number))
-            for start in range(0, len(who), GEOADD_AT_ONCE):
-                some = who[start : start + GEOADD_AT_ONCE].tolist()
-                self._redis.geoadd(
-                    f"class:{number}",
-                    [
-                        value
-                        for at in some
-                        for value in (
-                            float(fleet.longitudes[at]),
-                            float(fleet.latitudes[at]),
-                            fleet.captain_ids[at],
-                        )
-                    ],
-                )
-
-    def ask(self, question: Question) -> Sequence[str]:
-        number, latitude, longitude = question
-        found: Any = self._redis.geosearch(
-            f"class:{number}",
-            longitude=longitude,
-            latitude=latitude,
-            radius=RADIUS_M,
-            unit="m",
-            sort="ASC",
-            count=K,
-        )
-        return list(found)
-
-    def ping(self, _: Question) -> Sequence[str]:
-        self._redis.ping()
-        return ()
-
-    def within(self, question: Question) -> int:
-        """How many free captains of the class the radius holds."""
-        number, latitude, longitude = question
-        return len(
-            self._redis.geosearch(
-                f"class:{number}", longitude=longitude, latitude=latitude, radius=RADIUS_M, unit="m"
-            )
-        )
-
-
-class PostgresGeo:
-    """GiST over points of the sphere (cube and earthdistance), by held prepared statements."""
-
-    def __init__(self, dsn: str) -> None:
-        self._dsn = dsn
-        self._runner = asyncio.Runner()
-        self._connection: asyncpg.Connection[asyncpg.Record] | None = None
-        self._statements: list[Any] = []
-
-    def fill(self, fleet: Fleet) -> None:
-        self._runner.run(self._fill(fleet))
-
-    def ask(self, question: Question) -> Sequence[str]:
-        number, latitude, longitude = question
-        rows = self._runner.run(self._statements[number].fetch(latitude, longitude, float(RADIUS_M), K))
-        return [row["captain_id"] for row in rows]
-
-    def close(self) -> None:
-        if self._connection is not None:
-            self._runner.run(self._connection.close())
-        self._runner.close()
-
-    async def _fill(self, fleet: Fleet) -> None:
-        if self._connection is None:
-            self._connection = await asyncpg.connect(self._dsn)
-        await self._connection.execute(CREATE_POINTS)
-        await self._connection.execute(
-            "CREATE TEMP TABLE IF NOT EXISTS raw (captain_id text, class int, free boolean, lat float8, lon float8);"
-            "TRUNCATE raw"
-        )
-        await self._connection.copy_records_to_table(
-            "raw",
-            records=zip(
-                fleet.captain_ids,
-                fleet.classes.tolist(),
-                fleet.free.tolist(),
-                fleet.latitudes.tolist(),
-                fleet.longitudes.tolist(),
-                strict=True,
-            ),
-        )
-        await self._connection.execute(
-            "INSERT INTO points SELECT captain_id, class, free, ll_to_earth(lat, lon) FROM raw"
-        )
-        for number in range(len(CLASSES)):
-            await self._connection.execute(INDEX_POINTS.format(number=number))
-        await self._connection.execute("ANALYZE points")
-        self._statements = [
-            await self._connection.prepare(NEAREST_POINTS.format(number=number))
-            for number in range(len(CLASSES))
-        ]
 
 
 def _page(fleet: Fleet, part: slice) -> CaptainColumns:
@@ -302,7 +181,7 @@ def measure(
 ) -> list[Row]:
     """All rounds with one fleet; returns its rows."""
     size = f"{len(fleet):,} captains"
-    index, geo = Index(fleet), RedisGeo(redis_url)
+    index, geo = Index(fleet), RedisGeo(redis_url, k=K, radius_m=RADIUS_M)
     gc.collect()
     gc.freeze()  # as the service does with what is there after the start
     took: dict[str, list[float]] = {}
@@ -404,7 +283,11 @@ def main() -> None:
             fleet = towns.fleet(size)
             if headquarters is not None:
                 rows += asyncio.run(restart(headquarters, fleet, towns))
-            postgres = None if options.no_gist else PostgresGeo(stack.servers.postgres_admin_dsn)
+            postgres = (
+                None
+                if options.no_gist
+                else PostgresGeo(stack.servers.postgres_admin_dsn, k=K, radius_m=RADIUS_M)
+            )
             try:
                 rows = measure(fleet, towns, stack.servers.redis_url, postgres, options) + rows
             finally:

@@ -23,7 +23,7 @@ from dispatcher.main import build
 from dispatcher.settings import Settings
 from tests.integration.dispatcher_orders import PICKUP, Order, fired
 from tests.integration.openapi_conformance import Conformance
-from tests.integration.service_rig import ServiceHome, service_home
+from tests.integration.service_rig import NO_TLS, ServiceHome, service_home
 from weelo_common.clock import format_time
 from weelo_common.events import Envelope, Event, TimerFired, TimerScheduled, decode, encode, seal
 from weelo_common.events.topics import (
@@ -310,7 +310,7 @@ async def start(stack: contextlib.AsyncExitStack, settings: Settings) -> Replica
     """One more replica, ready for orders; it stops with ``stack``."""
     life = await stack.enter_async_context(running(build, settings))
     http = await stack.enter_async_context(
-        httpx.AsyncClient(base_url=f"http://127.0.0.1:{life.http_port}", timeout=PATIENCE_S)
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{life.http_port}", timeout=PATIENCE_S, verify=NO_TLS)
     )
     await until(lambda: not life.health.not_ready(), f"ready: {life.health.not_ready()}")
     document = Conformance((await http.get("/openapi.json")).json())

@@ -16,7 +16,7 @@ from random import Random
 import pytest
 
 from deploy.local.stack import LocalStack
-from dispatcher.domain import MAX_OPEN_OFFERS
+from dispatcher.candidates import MAX_OPEN_OFFERS
 from tests.integration.dispatcher_orders import Order, fired
 from tests.integration.dispatcher_rig import COUNT_LOCK_WAITS, Home, dispatcher_home, eventually
 from tests.integration.dispatcher_workbench import (

@@ -12,6 +12,7 @@ import pytest
 from deploy.local.stack import LocalStack
 from tests.integration.dispatcher_rig import Home, Rig, dispatcher, dispatcher_home, until
 from weelo_common.clock import format_time
+from weelo_common.events import CaptainState, encode, seal
 from weelo_common.events.positions import captain_fingerprint
 from weelo_common.events.topics import CAPTAINS_LOCATIONS, CAPTAINS_STATE, Topic
 
@@ -202,10 +203,22 @@ async def test_topics_full_of_rubbish_are_counted_named_in_the_log_once_and_pass
     rig: Rig, caplog: pytest.LogCaptureFixture
 ) -> None:
     ignored = rig.metric("weelo_consumer_ignored_total", consumer="dispatcher-index")
+    too_new = CaptainState(
+        captain_id="k",
+        version=2**63,
+        transporter_id="t",
+        vehicle_type="TRUCK",
+        vehicle_subtype=rig.subtype,
+        available=True,
+        eligible=True,
+        busy=False,
+    )
+    headers_of_too_new, too_new_value = encode(seal(too_new, source="test", time=datetime.now(UTC)))
     rubbish: list[tuple[Topic, bytes | None, list[tuple[str, bytes]]]] = [
         (CAPTAINS_STATE, b"{", []),
         (CAPTAINS_STATE, None, [("ce_type", b"weelo.captain.state.v1")]),
         (CAPTAINS_STATE, b"\xff\xfe", [("ce_id", b"\xff")]),
+        (CAPTAINS_STATE, too_new_value, headers_of_too_new),
         (CAPTAINS_LOCATIONS, b"", []),
         (CAPTAINS_LOCATIONS, None, []),
         (CAPTAINS_LOCATIONS, b"\x02" + b"x" * 32, []),

@@ -98,6 +98,28 @@ async def test_an_offer_that_a_captain_gets_while_he_wins_elsewhere_is_withdrawn
     assert await rig.offers(other) == {}
 
 
+async def test_an_offer_that_a_captain_gets_while_he_changes_his_vehicle_is_declined_as_well(
+    rig: Rig,
+) -> None:
+    captain = await rig.captain(100)
+    order = rig.order()
+    await rig.publish(order.created())
+    await rig.live(order, 1)
+    status = "UPDATE offers SET status = $1 WHERE order_id = $2"
+    await rig.rows(status, "withdrawn", order.order_id)
+    me = {"transporterId": "t-good", "name": "Test", "vehicleType": "TRUCK", "vehicleSubtype": rig.subtype}
+    async with rig.database.transaction() as connection:  # as a wave holds him that offers him the order
+        await connection.execute(
+            "SELECT FROM captains WHERE captain_id = $1 FOR NO KEY UPDATE", captain.user_id
+        )
+        changing = asyncio.create_task(captain.call("PUT", "/captains/me", me | {"vehicleNumber": "DL2"}))
+        await rig.lock_wait()  # the change has looked for his offers, and saw none
+        await connection.execute(status, "live", order.order_id)
+    assert (await changing).status_code == 200
+    assert await rig.offers(order, "declined") != {}
+    assert await rig.offers(order) == {}
+
+
 async def test_no_order_is_matched_before_the_fleet_is_in_memory(home: Home) -> None:
     async with dispatcher(home) as first:
         captain, subtype = await first.captain(100), first.subtype

@@ -130,6 +130,30 @@ async def test_a_decline_brings_a_replacement_at_once(rig: Rig) -> None:
     assert (told[2].wave, told[2].radius_m) == (1, 2000)
 
 
+async def test_who_changes_his_vehicle_declines_what_he_was_offered_with_the_old_one(rig: Rig) -> None:
+    captains = [await rig.captain(north_m) for north_m in (100, 200, 300, 400, 500, 600)]
+    order = rig.order()
+    await rig.publish(order.created())
+    offers = await rig.live(order, 5)
+    first, last = captains[0], captains[-1]
+    me = {"transporterId": "t-good", "name": "Test", "vehicleType": "TRUCK", "vehicleNumber": "DL1AB1234"}
+    same = await first.call("PUT", "/captains/me", me | {"vehicleSubtype": rig.subtype, "name": "Renamed"})
+    assert same.status_code == 200
+    assert await rig.offers(order) == offers
+    other = await first.call("PUT", "/captains/me", me | {"vehicleSubtype": f"{rig.subtype}_B"})
+    assert other.status_code == 200
+    assert (await rig.offers(order)).keys() == {captain.user_id for captain in captains[1:]}
+    assert await first.offers() == []
+    told = await rig.told(
+        DISPATCH_OFFERS, order.order_id, lambda e: isinstance(e, OffersMade) and len(e.offers) == 1
+    )
+    _, declined, made = (envelope.event for envelope in told)
+    assert isinstance(declined, OfferDeclined)
+    assert (declined.offer_id, declined.reason) == (offers[first.user_id], "VEHICLE_NOT_SUITABLE")
+    assert isinstance(made, OffersMade)
+    assert [offer.captain_id for offer in made.offers] == [last.user_id]
+
+
 async def test_somebody_elses_offer_cannot_be_declined_and_a_dead_one_is_expired(rig: Rig) -> None:
     captain, stranger = await rig.captain(100), await rig.captain(90_000)
     order = rig.order()

@@ -6,7 +6,15 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dispatcher.captain_numbers import LEAST_PLACES, UNKNOWN, CaptainNumbers, Fingerprints, halves
+from dispatcher.captain_numbers import (
+    LEAST_LINES,
+    LEAST_PLACES,
+    OWN_WORDS,
+    UNKNOWN,
+    CaptainNumbers,
+    Fingerprints,
+    halves,
+)
 from weelo_common.events.positions import captain_fingerprint
 
 
@@ -50,3 +58,26 @@ def test_one_captain_is_added_like_many() -> None:
     assert [numbers.add_one("captain-é"), numbers.add_one("captain-2")] == [0, 1]
     assert numbers.find(fingerprints(["captain-2", "captain-é"])).tolist() == [1, 0]
     assert len(numbers) == 2
+
+
+def test_a_captains_line_begins_new_and_keeps_what_its_owner_wrote_while_the_table_grows() -> None:
+    numbers = CaptainNumbers(new=range(OWN_WORDS))
+    first = numbers.add_one("captain-1")
+    assert numbers.lines[first, -OWN_WORDS:].tolist() == list(range(OWN_WORDS))
+    numbers.lines[first, -1] = 99
+    more = [f"m{one}" for one in range(3 * LEAST_LINES)]
+    numbers.add(more, fingerprints(more))
+    assert numbers.lines[first].tolist() == [
+        *fingerprints(["captain-1"])[0].tolist(),
+        *range(OWN_WORDS - 1),
+        99,
+    ]
+    assert numbers.lines[len(numbers) - 1, -OWN_WORDS:].tolist() == list(range(OWN_WORDS))
+
+
+def test_captains_who_share_half_a_fingerprint_are_told_apart() -> None:
+    numbers = CaptainNumbers()
+    twins = np.array([(5, 1), (5, 2), (6, 1)], np.int64)
+    numbers.add(["a", "b", "c"], twins)
+    assert numbers.find(twins[::-1]).tolist() == [2, 1, 0]
+    assert numbers.find(np.array([(5, 3), (7, 1)], np.int64)).tolist() == [UNKNOWN, UNKNOWN]

@@ -34,7 +34,7 @@ def outline(latitude: float, longitude: float, circle_m: float) -> list[tuple[fl
 
 
 def holds(block: CellBlock, latitude: float, longitude: float) -> bool:
-    row, column = cell_of(latitude, longitude, block.precision)
+    row, column = cell_of(latitude, longitude, block.bits)
     return row in block.rows and column in block.columns
 
 

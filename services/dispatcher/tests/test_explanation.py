@@ -7,7 +7,8 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dispatcher.domain import MAX_LIVE_OFFERS, Line, Refusal, Verdict
+from dispatcher.candidates import Refusal, Verdict
+from dispatcher.domain import MAX_LIVE_OFFERS, Line
 from dispatcher.handlers.explanation import CAPTAINS_TOLD, CELLS_TOLD, at_target, explained
 
 LINE = Line("TRUCK", "TATA_ACE", 500, open_trucks=7, live_offers=0)

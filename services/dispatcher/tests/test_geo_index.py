@@ -17,7 +17,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from dispatcher import geo_index, live_fleet
 from dispatcher.geo_index import MAX_RADIUS_M, GeoIndex
 from dispatcher.geohash import (
-    MAX_PRECISION,
+    CHARACTER_BITS,
+    MAX_BITS,
     CellTable,
     cell_of,
     encode,
@@ -25,7 +26,7 @@ from dispatcher.geohash import (
     number_of,
     text_of,
 )
-from weelo_common.geo import great_circle_m
+from weelo_common.geo import EARTH_RADIUS_M, great_circle_m
 
 GROUP = 0
 OTHER_GROUP = 7
@@ -249,6 +250,47 @@ def test_many_who_leave_a_group_at_once_take_nobody_with_them_who_stays() -> Non
         assert [one.number for one in found.candidates] == brute_force(known, (28.6, 77.2), 3000, 30_000)
 
 
+@pytest.mark.parametrize("crowd", range(20_000, 32_000, 2_000))
+def test_of_those_in_the_last_metre_of_a_circle_nobody_beyond_it_is_forgotten(crowd: int) -> None:
+    """A row of points to the north, half a metre apart, and a crowd farther away that makes the first circle small.
+
+    For some k the k-th stands at the circle's rim, and somebody just outside shares his metre and is idle for longer.
+    """
+    dice = random.Random(crowd)
+    latitude, longitude = 28.597412109375, 77.200927734375  # a corner of the cells that are counted
+    metre = math.degrees(1 / EARTH_RADIUS_M)
+    points = [(latitude + (number * 0.5 + 0.25) * metre, longitude) for number in range(1_600)]
+    row = range(len(points))
+    for _ in range(crowd):
+        aside = dice.choice((-1, 1)) * dice.uniform(0.0095, 0.0105)
+        points.append((latitude + dice.uniform(-0.002, 0.002), longitude + aside))
+    idle = [dice.randrange(1_000_000) for _ in points]
+    index = GeoIndex()
+    index.put_many(
+        range(len(points)),
+        [GROUP] * len(points),
+        *zip(*points, strict=True),
+        seen_at_ms=[0] * len(points),
+        idle_since_ms=idle,
+    )
+    known = {number: (points[number], 0, idle[number]) for number in row}
+    expected = brute_force(known, (latitude, longitude), len(row), 800.0)
+    for k in range(701, 1_200, 2):
+        found = index.nearest(GROUP, latitude, longitude, k=k, radius_m=800.0)
+        assert list(found.numbers) == expected[:k]
+
+
+def test_a_group_that_many_have_left_is_not_searched_for_those_who_are_gone() -> None:
+    dice = random.Random(9)
+    index = GeoIndex()
+    fill(index, [(28.6 + dice.gauss(0, 0.002), 77.2 + dice.gauss(0, 0.002)) for _ in range(3000)])
+    index.regroup(range(2000), [OTHER_GROUP] * 2000, idle_since_ms=[0] * 2000)
+    assert index.nearest(GROUP, 28.6, 77.2, k=20, radius_m=5_000).looked_at <= 1000
+    for number in range(2000, 2999):
+        index.remove(number)
+    assert index.nearest(GROUP, 28.6, 77.2, k=20, radius_m=5_000).looked_at < 300
+
+
 @settings(max_examples=100, deadline=None)
 @given(scene=clustered(), refused=st.sets(st.integers(0, 60)), k=st.integers(1, 10))
 def test_who_is_refused_does_not_count_and_is_told_where_he_is_nearer_than_the_last(
@@ -324,27 +366,27 @@ def test_a_cells_number_holds_those_of_the_finer_cells_inside_it() -> None:
     dice = random.Random(3)
     for _ in range(200):
         point = dice.uniform(-90, 90), dice.uniform(-180, 180)
-        numbers = [
-            number_of(*cell_of(*point, precision), precision) for precision in range(1, MAX_PRECISION + 1)
-        ]
-        for fine, precision in zip(numbers, range(1, MAX_PRECISION + 1), strict=True):
-            assert text_of(fine, precision) == encode(*point, MAX_PRECISION)[:precision]
-            assert all(numbers[coarse] == fine >> 5 * (precision - 1 - coarse) for coarse in range(precision))
+        numbers = [number_of(*cell_of(*point, bits), bits) for bits in range(MAX_BITS + 1)]
+        longest = encode(*point, MAX_BITS // CHARACTER_BITS)
+        for bits, fine in enumerate(numbers):
+            assert all(numbers[coarse] == fine >> bits - coarse for coarse in range(bits))
+            if bits % CHARACTER_BITS == 0:
+                assert text_of(fine, bits) == longest[: bits // CHARACTER_BITS]
 
 
-@given(places=st.lists(st.one_of(anywhere, corners), min_size=1), precision=st.integers(1, 6))
-def test_many_cells_at_once_are_those_of_each(places: list[Point], precision: int) -> None:
+@given(places=st.lists(st.one_of(anywhere, corners), min_size=1), bits=st.integers(1, 30))
+def test_many_cells_at_once_are_those_of_each(places: list[Point], bits: int) -> None:
     numbers = CellTable().numbers(
         np.array([latitude for latitude, _ in places]),
         np.array([longitude for _, longitude in places]),
-        precision,
+        bits,
     )
-    assert numbers.tolist() == [number_of(*cell_of(*place, precision), precision) for place in places]
+    assert numbers.tolist() == [number_of(*cell_of(*place, bits), bits) for place in places]
 
 
 def test_geohashes_are_those_of_everybody_else() -> None:
     assert encode(57.64911, 10.40744, 11) == "u4pruydqqvj"  # the example of Wikipedia
     assert encode(28.6139, 77.2090, 5) == "ttnfu"
     assert encode(90.0, 180.0, 3) == encode(90.0, -180.0, 3)
-    with pytest.raises(ValueError, match="13"):
-        grid_size(13)
+    with pytest.raises(ValueError, match="61"):
+        grid_size(61)

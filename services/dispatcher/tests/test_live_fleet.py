@@ -103,6 +103,18 @@ def test_a_captain_silent_for_sixty_seconds_is_no_candidate_but_is_explained() -
     assert near(fleet, now_ms=late).near[0].free
 
 
+def test_who_was_silent_and_is_heard_of_again_stays_a_candidate_when_his_state_changes() -> None:
+    fleet = LiveFleet()
+    fleet.apply_state(state(), NOW)
+    fleet.apply_position(position(), NOW)
+    late = NOW + 60_001
+    assert fleet.set_aside_silent(late, most=10) == 1
+    fleet.apply_position(position(recorded_at_ms=late), late)
+    fleet.apply_state(state(version=2), late)
+    assert ids(near(fleet, now_ms=late)) == ["k-1"]
+    assert fleet.set_aside_silent(late + 60_001, most=10) == 1
+
+
 def test_who_is_not_free_is_told_only_where_asked_for() -> None:
     fleet = LiveFleet()
     for number, change in enumerate(({"busy": True}, {"available": False}, {"eligible": False}, {})):

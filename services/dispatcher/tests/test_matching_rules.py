@@ -11,17 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dispatcher import domain
-from dispatcher.domain import (
-    EndReason,
-    Line,
-    OrderView,
-    Prospect,
-    Refusal,
-    SearchPlan,
-    Standing,
-    TruckRequest,
-    TruckState,
-)
+from dispatcher.candidates import Prospect, Refusal, Standing, choose, judge
+from dispatcher.domain import EndReason, Line, OrderView, SearchPlan, TruckRequest, TruckState
 from weelo_common.events import OrderEvent, OrderFullyFilled, Place, TruckAssigned, TruckReleased
 
 NOON = datetime(2026, 2, 3, 12, 0, tzinfo=UTC)
@@ -47,7 +38,7 @@ VEHICLE = ("TRUCK", "TATA_ACE")
 
 def refusal_of(standing: Standing | None, *, fresh: bool = True, **more: object) -> Refusal | None:
     options: dict[str, object] = {"vehicle": VEHICLE, "offered_before": (), "given": {}}
-    return domain.judge(Prospect("k-1", 100, fresh), standing, **(options | more))  # type: ignore[arg-type]
+    return judge(Prospect("k-1", 100, fresh), standing, **(options | more))  # type: ignore[arg-type]
 
 
 def event(version: int, status: str, *, searching: bool, filled: int = 0, total: int = 2) -> OrderEvent:
@@ -123,7 +114,7 @@ def test_the_nearest_are_chosen_and_of_equals_the_longest_idle() -> None:
         Prospect(name, distance, True)
         for name, distance in (("far", 300), ("just-back", 100), ("long-idle", 100), ("busy", 1))
     ]
-    verdicts = domain.choose(near, standings, wanted=2, vehicle=VEHICLE, offered_before=(), given={})
+    verdicts = choose(near, standings, wanted=2, vehicle=VEHICLE, offered_before=(), given={})
     assert [(verdict.captain_id, verdict.refusal) for verdict in verdicts] == [
         ("busy", Refusal.BUSY),
         ("long-idle", None),

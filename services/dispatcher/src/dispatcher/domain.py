@@ -1,11 +1,12 @@
-"""The rules of dispatch: waves, targets, who may be offered what, and how an order's view follows its events.
+"""The rules of dispatch for an order: waves, targets, and how its view follows its events.
 
-Pure: no I/O, no clock, no framework; times come in as arguments, from the database's clock.
+Who may be offered it stands in ``candidates``. Pure: no I/O, no clock, no framework; times come in as arguments, from
+the database's clock.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -17,7 +18,6 @@ WAVE_RADII_M = (2_000, 5_000, 10_000, 25_000, 50_000, 50_000)
 MIN_LIVE_OFFERS = 5  # per requirement line: some will not look at their phone
 OFFERS_PER_OPEN_TRUCK = 3
 MAX_LIVE_OFFERS = 20  # per line: more captains racing for a truck only lose more races
-MAX_OPEN_OFFERS = 3  # of one captain at a time
 TIMER_WAIT_S = 2.0  # a timer that comes earlier than this is scheduled again
 
 DISPATCH_WAVE = "dispatch-wave"  # the name of our timer
@@ -55,24 +55,6 @@ class Cause(StrEnum):
     DECLINED = "declined"
     BUSY = "busy"  # a captain won elsewhere
     RELEASED = "released"
-
-
-class Refusal(StrEnum):
-    """Why a captain is not offered an order."""
-
-    STALE = "stale"
-    UNKNOWN = "unknown"
-    WRONG_VEHICLE = "wrong_vehicle"
-    ALREADY_OFFERED = "already_offered"
-    UNAVAILABLE = "unavailable"
-    BUSY = "busy"
-    UNCONFIRMED = "unconfirmed"
-    TRANSPORTER_UNKNOWN = "transporter_unknown"
-    TRANSPORTER_INACTIVE = "transporter_inactive"
-    UNVERIFIED = "unverified"
-    CAP = "cap"
-    CONTENDED = "contended"  # another order is being offered to him in this very moment
-    FARTHER = "farther_than_kth"
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +124,16 @@ class Offer:
 
 
 @dataclass(frozen=True, slots=True)
+class Driving:
+    """What a captain drives, and for whom. An offer is made to him with just that, and its token says so."""
+
+    transporter_id: str
+    vehicle_type: str
+    vehicle_subtype: str
+    vehicle_number: str
+
+
+@dataclass(frozen=True, slots=True)
 class Line:
     """One requirement line: its open trucks, and its offers that are live."""
 
@@ -150,42 +142,6 @@ class Line:
     price_per_truck: int
     open_trucks: int
     live_offers: int
-
-
-@dataclass(frozen=True, slots=True)
-class Standing:
-    """What PostgreSQL says of a captain. ``idle_since``: when he last became free."""
-
-    captain_id: str
-    transporter_id: str
-    vehicle_type: str
-    vehicle_subtype: str
-    vehicle_number: str
-    available: bool
-    confirmed: bool
-    transporter_active: bool | None
-    transporter_verified: bool | None
-    busy: bool
-    open_offers: int
-    idle_since: datetime
-
-
-@dataclass(frozen=True, slots=True)
-class Prospect:
-    """A captain near a pickup, by the index; ``fresh``: heard of lately."""
-
-    captain_id: str
-    distance_m: int
-    fresh: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """What became of one who was considered: ``refusal`` is None for those chosen."""
-
-    captain_id: str
-    distance_m: int
-    refusal: Refusal | None
 
 
 def plan_of(event: OrderCreated) -> SearchPlan:
@@ -325,91 +281,3 @@ def is_exhausted(order: OrderView, lines: Sequence[Line]) -> bool:
 def wait_for_timer(due_at: datetime, now: datetime) -> timedelta:
     """How much too early a timer came by this clock; zero where it is due."""
     return max(timedelta(0), due_at - now)
-
-
-def transporter_refusal(active: bool | None, verified: bool | None) -> Refusal | None:
-    """Why a transporter's captains get no offers; None for both values means that he is not known."""
-    if active is None or verified is None:
-        return Refusal.TRANSPORTER_UNKNOWN
-    if not active:
-        return Refusal.TRANSPORTER_INACTIVE
-    return None if verified else Refusal.UNVERIFIED
-
-
-def refusals(standing: Standing) -> list[Refusal]:
-    """Every reason in PostgreSQL why a captain gets no offers, the one to mend first at the head."""
-    found: list[Refusal] = []
-    if not standing.confirmed:
-        found.append(Refusal.UNCONFIRMED)
-    transporter = transporter_refusal(standing.transporter_active, standing.transporter_verified)
-    if transporter is not None:
-        found.append(transporter)
-    if not standing.available:
-        found.append(Refusal.UNAVAILABLE)
-    if standing.busy:
-        found.append(Refusal.BUSY)
-    if standing.open_offers >= MAX_OPEN_OFFERS:
-        found.append(Refusal.CAP)
-    return found
-
-
-def judge(
-    prospect: Prospect,
-    standing: Standing | None,
-    *,
-    vehicle: tuple[str, str],
-    offered_before: Collection[str],
-    given: Mapping[str, int],
-) -> Refusal | None:
-    """Why a captain may not be offered an order, or None if he may.
-
-    ``given`` counts the offers made to captains in this same transaction.
-    """
-    if prospect.captain_id in offered_before:
-        return Refusal.ALREADY_OFFERED
-    if standing is None:
-        return Refusal.UNKNOWN
-    if (standing.vehicle_type, standing.vehicle_subtype) != vehicle:
-        return Refusal.WRONG_VEHICLE
-    reasons = refusals(standing)
-    if reasons:
-        return reasons[0]
-    if standing.open_offers + given.get(standing.captain_id, 0) >= MAX_OPEN_OFFERS:
-        return Refusal.CAP
-    return None if prospect.fresh else Refusal.STALE
-
-
-def choose(
-    prospects: Sequence[Prospect],
-    standings: Mapping[str, Standing],
-    *,
-    wanted: int,
-    vehicle: tuple[str, str],
-    offered_before: Collection[str],
-    given: Mapping[str, int],
-) -> list[Verdict]:
-    """A verdict for each prospect, in the order of candidates: distance, then longest idle, then id.
-
-    The first ``wanted`` of those who may be offered the order are chosen, the rest are farther than the k-th.
-    """
-
-    def rank(prospect: Prospect) -> tuple[int, float, str]:
-        standing = standings.get(prospect.captain_id)
-        idle = standing.idle_since.timestamp() if standing else 0.0
-        return prospect.distance_m, idle, prospect.captain_id
-
-    verdicts: list[Verdict] = []
-    for prospect in sorted(prospects, key=rank):
-        refusal = judge(
-            prospect,
-            standings.get(prospect.captain_id),
-            vehicle=vehicle,
-            offered_before=offered_before,
-            given=given,
-        )
-        if refusal is None and wanted <= 0:
-            refusal = Refusal.FARTHER
-        elif refusal is None:
-            wanted -= 1
-        verdicts.append(Verdict(prospect.captain_id, prospect.distance_m, refusal))
-    return verdicts

@@ -43,6 +43,7 @@ GATHER_S = (
 STATES_AT_ONCE = 100  # the same
 CHECK_SILENCE_OF = 20_000  # captains looked at after each poll
 RETRY_PAUSE_S = 1.0
+MAX_VERSION = 2**63 - 1  # a bigint's, and that of the index's columns
 LOG_AGAIN_S = 60.0  # a topic full of rubbish must not fill the log
 
 
@@ -223,6 +224,9 @@ class Follower:
             return False
         if not isinstance(envelope.event, CaptainState):
             self._log_malformed(CAPTAINS_STATE, record, f"no {CaptainState.TYPE}: {envelope.type}")
+            return False
+        if abs(envelope.event.version) > MAX_VERSION:
+            self._log_malformed(CAPTAINS_STATE, record, "a version that no captain's row can have")
             return False
         return self._fleet.apply_state(envelope.event, epoch_ms(envelope.time))
 

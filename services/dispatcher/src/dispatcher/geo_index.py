@@ -11,7 +11,7 @@
 
 A point is a whole number from 0 on, and so is its group: small ones, because columns are indexed by them. Each group
 keeps its points sorted by the cell they are in (``geo_rows``), so that the points of a cell lie side by side, whatever
-its precision. A search (``geo_search``) guesses from the cells around it how wide a circle holds k points and reads the
+its size. A search (``geo_search``) guesses from the cells around it how wide a circle holds k points and reads the
 cells that the circle's bounding box touches (``circles``). Where the guess proves too small, the circle widens. Points
 are sieved by a scalar product, and the few that are left measured by great circle; nothing is approximated: the
 answer is that of brute force.
@@ -21,7 +21,7 @@ It must never block, raise on a point of the globe, or grow with what was remove
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -33,7 +33,6 @@ from dispatcher.geo_rows import (
     LATITUDE,
     LONGITUDE,
     NUMBER,
-    ROW_WIDTH,
     SEEN,
     Floats,
     GeoRows,
@@ -42,11 +41,15 @@ from dispatcher.geo_rows import (
     Y,
     Z,
 )
-from dispatcher.geo_search import Candidate, Search, Searcher
+from dispatcher.geo_search import Search, Searcher
 from dispatcher.geohash import CellTable
+from dispatcher.memory_lines import lines
 
 MAX_RADIUS_M = 10_000_000.0  # a quarter of the globe; a dead row is farther from everywhere
 ASK_AGAIN_FOR = 4  # times as many, where too few were accepted
+HOME, ROW, CELL = range(3)  # of where a point is: its group, its row there, and the cell this is sorted by
+AT_WORDS = 4  # one more than needed: 16 bytes never lie across two lines of memory, and are gathered faster
+NOWHERE = -1  # the group of a point that is not there
 
 
 class Place(NamedTuple):
@@ -64,8 +67,7 @@ class GeoIndex:
         self._table = CellTable()
         self._searcher = Searcher(self._table)
         self._groups: list[GeoRows] = []
-        self._home: NDArray[np.int32] = np.empty(0, np.int32)  # a point's group; -1: nowhere
-        self._row: NDArray[np.int32] = np.empty(0, np.int32)  # and his row there
+        self._at: Ints = np.empty((0, AT_WORDS), np.int32)  # where each point is, by number
 
     def __len__(self) -> int:
         return sum(map(len, self._groups))
@@ -76,7 +78,7 @@ class GeoIndex:
         return len(self._groups)
 
     def __contains__(self, number: int) -> bool:
-        return number < len(self._home) and bool(self._home[number] >= 0)
+        return number < len(self._at) and bool(self._at[number, HOME] != NOWHERE)
 
     def put(
         self,
@@ -104,54 +106,68 @@ class GeoIndex:
         idle_since_ms: ArrayLike,
     ) -> None:
         """Add or move points, each number once; columns of equal length, as ``put`` takes them."""
-        homes = np.asarray(groups, np.int32)
-        order = np.argsort(homes, kind="stable")
-        homes = homes[order]
-        who = np.asarray(numbers, np.int32)[order]
-        points, keys = self._points(
+        who, homes = np.asarray(numbers, np.int32), np.asarray(groups, np.int32)
+        if not len(who):
+            return
+        self._reach(int(who.max()) + 1, int(homes.max()) + 1)
+        latitudes, longitudes = np.asarray(latitudes, np.float64), np.asarray(longitudes, np.float64)
+        cells = self._table.numbers(latitudes, longitudes, FINEST)
+        before = self._at.take(who, 0)
+        stays = (before[:, HOME] == homes) & (before[:, CELL] == cells)
+        leave = ((before[:, HOME] >= 0) & ~stays).nonzero()[0]
+        touched = self._kill(before[leave])
+        # By group, and in each those first who stay in their cells: they are written over where they are.
+        ranks = homes * 2
+        ranks += ~stays
+        order = ranks.argsort()
+        who, homes, cells, rows = who[order], homes[order], cells[order], before[:, ROW][order]
+        points = _points(
             who,
-            np.asarray(latitudes, np.float64)[order],
-            np.asarray(longitudes, np.float64)[order],
+            latitudes[order],
+            longitudes[order],
             np.asarray(seen_at_ms, np.float64)[order],
             np.asarray(idle_since_ms, np.float64)[order],
         )
-        if len(who):
-            self._reach(int(who.max()) + 1, int(homes[-1]) + 1)
-        before = self._home[who]
-        self._take_out(who[(before >= 0) & (before != homes)])
-        stayed, rows = before == homes, self._row[who]  # taking out may have sorted the others anew
-        if not stayed.all():
-            self._home[who] = homes
-        for start, end in _stretches(homes):
-            self._put_into(
-                self._groups[homes[start]],
-                who[start:end],
-                np.where(stayed[start:end], rows[start:end], -1),
-                points[start:end],
-                keys[start:end],
+        for start, end, rank in _stretches(ranks[order]):
+            at = self._groups[rank >> 1]
+            if rank & 1 == 0:
+                at.write(rows[start:end], points[start:end])
+                continue
+            first = at.append(points[start:end], cells[start:end])
+            there = np.empty((end - start, AT_WORDS), np.int32)
+            there[:, HOME], there[:, ROW], there[:, CELL] = (
+                rank >> 1,
+                np.arange(first, at.used),
+                cells[start:end],
             )
+            self._at[who[start:end]] = there
+            touched.add(rank >> 1)
+        self._settle(touched)
 
     def remove(self, number: int) -> bool:
         """Forget a point; False where it was not there."""
         if number not in self:
             return False
-        self._take_out(np.array([number], np.int32))
-        self._home[number] = -1
+        where = np.array([number])
+        touched = self._kill(self._at[where])
+        self._at[where, HOME] = NOWHERE
+        self._settle(touched)
         return True
 
     def regroup(self, numbers: ArrayLike, groups: ArrayLike, *, idle_since_ms: ArrayLike) -> None:
         """Move points, each number once, to groups and leave them where they are; those that are nowhere stay so."""
         who = np.asarray(numbers, np.int32)
-        placed = np.flatnonzero(who < len(self._home))
-        placed = placed[self._home[who[placed]] >= 0]
+        placed = (who < len(self._at)).nonzero()[0]
+        placed = placed[self._at[who[placed], HOME] != NOWHERE]
         who = who[placed]
-        homes, rows = self._home[who], self._row[who]
-        points = np.empty((len(who), ROW_WIDTH))
-        for home in np.unique(homes):
-            points[homes == home] = self._groups[home].at(rows[homes == home])
+        there = self._at.take(who, 0)
+        order, homes = _in_order(there[:, HOME])
+        points = lines(len(who), np.float64)
+        for start, end, home in _stretches(homes):
+            points[order[start:end]] = self._groups[home].at(there[order[start:end], ROW])
         self.put_many(
             who,
-            np.asarray(groups, np.int32)[placed],
+            np.asarray(groups)[placed],
             points[:, LATITUDE],
             points[:, LONGITUDE],
             seen_at_ms=points[:, SEEN],
@@ -162,7 +178,7 @@ class GeoIndex:
         """Where a point is, or None."""
         if number not in self:
             return None
-        point = self._groups[self._home[number]].at(self._row[number])
+        (point,) = self._groups[self._at[number, HOME]].at(self._at[[number], ROW])
         return Place(float(point[LATITUDE]), float(point[LONGITUDE]), int(point[SEEN]))
 
     def nearest(
@@ -200,84 +216,85 @@ class GeoIndex:
             )
             if accept is None:
                 return search
-            taken, refused = _sifted(search.candidates, accept, k)
-            if len(taken) == k or len(search.candidates) < asked:
-                return search._replace(candidates=taken, refused=refused)
+            sifted = _sifted(search, accept, k)
+            if len(sifted.numbers) == k or len(search.numbers) < asked:
+                return sifted
             asked *= ASK_AGAIN_FOR
-
-    def _points(
-        self, who: Ints, latitudes: Floats, longitudes: Floats, seen_at_ms: Floats, idle_since_ms: Floats
-    ) -> tuple[Floats, Ints]:
-        """Rows, and the cells they are in."""
-        phi, lam = np.radians(latitudes), np.radians(longitudes)
-        flat = np.cos(phi)
-        points = np.empty((len(who), ROW_WIDTH))
-        points[:, X] = flat * np.cos(lam)
-        points[:, Y] = flat * np.sin(lam)
-        points[:, Z] = np.sin(phi)
-        points[:, SEEN] = seen_at_ms
-        points[:, NUMBER] = who
-        points[:, LATITUDE] = latitudes
-        points[:, LONGITUDE] = longitudes
-        points[:, IDLE] = idle_since_ms
-        return points, self._table.numbers(latitudes, longitudes, FINEST)
 
     def _reach(self, numbers: int, groups: int) -> None:
         """Make room for numbers and groups below these."""
-        if numbers > len(self._home):
-            more = np.full(numbers * 3 // 2 - len(self._home), -1, np.int32)
-            self._home = np.concatenate([self._home, more])
-            self._row = np.concatenate([self._row, more])
+        if numbers > len(self._at):
+            more = np.full((numbers * 3 // 2 - len(self._at), AT_WORDS), NOWHERE, np.int32)
+            self._at = np.concatenate([self._at, more])
         while groups > len(self._groups):
             self._groups.append(GeoRows())
 
-    def _put_into(self, at: GeoRows, who: Ints, rows: Ints, points: Floats, keys: Ints) -> None:
-        """Put points into their group; ``rows``: where they are in it, or -1."""
-        stay = rows >= 0
-        here = np.flatnonzero(stay)
-        stay[here] = at.stays(rows[here], keys[here])
-        if stay.all():
-            at.write(rows, points, keys)
-            return
-        kept, moved = np.flatnonzero(stay), np.flatnonzero(~stay)
-        at.write(rows[kept], points[kept], keys[kept])
-        left = rows[moved]
-        at.kill(left[left >= 0])
-        first = at.append(points[moved], keys[moved])
-        self._row[who[moved]] = np.arange(first, at.used)
-        self._settle(at)
+    def _kill(self, there: Ints) -> set[int]:
+        """Take points out of the groups and rows they are in; returns these groups, which want to be settled."""
+        order, homes = _in_order(there[:, HOME])
+        rows = there[:, ROW][order]
+        touched = set()
+        for start, end, home in _stretches(homes):
+            self._groups[home].kill(rows[start:end])
+            touched.add(home)
+        return touched
 
-    def _take_out(self, who: Ints) -> None:
-        """Take points out of their groups."""
-        homes, rows = self._home[who], self._row[who]
-        for home in np.unique(homes):
-            at = self._groups[home]
-            at.kill(rows[homes == home])
-            self._settle(at)
-
-    def _settle(self, at: GeoRows) -> None:
-        settled = at.settle()
-        if settled is not None:
-            first, numbers = settled
-            self._row[numbers] = np.arange(first, first + len(numbers))
+    def _settle(self, homes: Iterable[int]) -> None:
+        for home in homes:
+            settled = self._groups[home].settle()
+            if settled is not None:
+                first, numbers = settled
+                self._at[numbers, ROW] = np.arange(first, first + len(numbers))
 
 
-def _sifted(
-    candidates: tuple[Candidate, ...], accept: Callable[[int], bool], k: int
-) -> tuple[tuple[Candidate, ...], tuple[Candidate, ...]]:
-    """The first k that are accepted, and those refused before the last of them."""
-    taken: list[Candidate] = []
-    refused: list[Candidate] = []
-    for candidate in candidates:
+def _points(
+    who: Ints, latitudes: Floats, longitudes: Floats, seen_at_ms: Floats, idle_since_ms: Floats
+) -> Floats:
+    """Rows of points, by degrees."""
+    phi, lam = np.radians(latitudes), np.radians(longitudes)
+    flat = np.cos(phi)
+    points = lines(len(who), np.float64)
+    points[:, X] = flat * np.cos(lam)
+    points[:, Y] = flat * np.sin(lam)
+    points[:, Z] = np.sin(phi)
+    points[:, SEEN] = seen_at_ms
+    points[:, NUMBER] = who
+    points[:, IDLE] = idle_since_ms
+    points[:, LATITUDE] = latitudes
+    points[:, LONGITUDE] = longitudes
+    return points
+
+
+def _sifted(search: Search, accept: Callable[[int], bool], k: int) -> Search:
+    """The first k that are accepted, with those refused before the last of them."""
+    taken: list[int] = []
+    refused: list[int] = []
+    for place, number in enumerate(search.numbers):
         if len(taken) == k:
             break
-        (taken if accept(candidate.number) else refused).append(candidate)
-    return tuple(taken), tuple(refused)
+        (taken if accept(number) else refused).append(place)
+    candidates = search.candidates
+    numbers, distances_m, seen_at_ms, idle_since_ms = (
+        [column[place] for place in taken] for column in search[:4]
+    )
+    return search._replace(
+        numbers=numbers,
+        distances_m=distances_m,
+        seen_at_ms=seen_at_ms,
+        idle_since_ms=idle_since_ms,
+        refused=tuple(candidates[place] for place in refused),
+    )
 
 
-def _stretches(ordered: Ints) -> Iterator[tuple[int, int]]:
-    """Start and end of each stretch of equal numbers."""
+def _in_order(numbers: Ints) -> tuple[NDArray[np.intp], Ints]:
+    """Where numbers stand in ascending order, and they in it."""
+    order = numbers.argsort()
+    return order, numbers[order]
+
+
+def _stretches(ordered: Ints) -> Iterator[tuple[int, int, int]]:
+    """Start and end of each stretch of equal numbers, and the number."""
     if not len(ordered):
         return
-    cuts = (np.flatnonzero(np.diff(ordered)) + 1).tolist()
-    yield from zip([0, *cuts], [*cuts, len(ordered)], strict=True)
+    starts = [0, *((ordered[1:] != ordered[:-1]).nonzero()[0] + 1).tolist()]
+    yield from zip(starts, [*starts[1:], len(ordered)], ordered[starts].tolist(), strict=True)

@@ -1,7 +1,7 @@
 """The points of one group in memory: rows sorted by cell, a young run of them sorted likewise, and a short tail.
 
 A point that moves within its cell is written over in place; one that changes its cell leaves a dead row and goes to the
-tail. A search reads the rows of some cells, which lie side by side in each run at every precision, and the whole
+tail. A search reads the rows of some cells, which lie side by side in each run at every size of cells, and the whole
 tail. A tail that has grown is sorted into the young run, and a young run that has grown into the old one: a merge
 tree of two steps (P. O'Neil and others, "The log-structured merge-tree"). No I/O, no rules: those of the search are
 in ``geo_index``.
@@ -9,14 +9,13 @@ in ``geo_index``.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 from numpy.typing import NDArray
 
-# One row is one cache line: all that a search and its answer need of a point.
-X, Y, Z, SEEN, NUMBER, LATITUDE, LONGITUDE, IDLE = range(8)  # X to Z on the unit sphere; times in ms
-ROW_WIDTH = 8
+from dispatcher.memory_lines import WORDS, lines, write
+
+# A row is a line of memory: all that a search and its answer need of a point.
+X, Y, Z, SEEN, NUMBER, IDLE, LATITUDE, LONGITUDE = range(WORDS)  # X to Z on the unit sphere; times in ms
 NOBODY = -1.0  # the number in a dead row; its place is the centre of the globe, which is near to nobody
 LEAST_ROWS = 16  # of an array: many groups are small
 TAIL_MOST = 256  # rows that every search reads; sorting them in takes some 0.1 ms
@@ -34,7 +33,7 @@ class GeoRows:
     __slots__ = ("_keys", "_rows", "dead", "old", "sorted", "used")
 
     def __init__(self) -> None:
-        self._rows: Floats = np.empty((LEAST_ROWS, ROW_WIDTH))
+        self._rows: Floats = lines(LEAST_ROWS, np.float64)
         self._keys: Ints = np.empty(LEAST_ROWS, np.int32)
         self.old = 0  # the old run's rows come first
         self.sorted = 0  # where the young run ends
@@ -44,38 +43,37 @@ class GeoRows:
     def __len__(self) -> int:
         return self.used - self.dead
 
-    def count(self, bounds: Ints) -> Positions:
-        """How many of the old rows lie before each of some cells; the dead ones count."""
-        return self._keys[: self.old].searchsorted(bounds)
+    def count(self, cells: list[int], shift: int) -> int:
+        """How many of the old rows lie in some cells, whose numbers want so many bits more; the dead ones count."""
+        found: list[int] = self._keys[: self.old].searchsorted(_bounds(cells, shift)).tolist()
+        return sum(found[len(cells) :]) - sum(found[: len(cells)])
 
-    def read(self, starts: Sequence[int], ends: Sequence[int]) -> Floats:
-        """The rows from one cell up to another, for each pair of them, and the tail."""
-        bounds = np.array([*starts, *ends], np.int32)
+    def read(self, cells: list[int], shift: int) -> Floats:
+        """The rows in some cells, in the order of their numbers, which want so many bits more; and the tail."""
+        bounds = _bounds(cells, shift)
         pieces = [self._rows[self.sorted : self.used]]
         for first, last in ((0, self.old), (self.old, self.sorted)):
             if first == last:
                 continue
-            found = (self._keys[first:last].searchsorted(bounds) + first).tolist()
-            pieces += [
-                self._rows[start:end]
-                for start, end in zip(found, found[len(starts) :], strict=False)
-                if start != end
-            ]
+            found = self._keys[first:last].searchsorted(bounds).tolist()
+            start = end = 0  # of a piece: it goes on through cells that lie side by side
+            for cell_start, cell_end in zip(found, found[len(cells) :], strict=False):
+                if cell_start != end:
+                    if start != end:
+                        pieces.append(self._rows[first + start : first + end])
+                    start = cell_start
+                end = cell_end
+            if start != end:
+                pieces.append(self._rows[first + start : first + end])
         return np.concatenate(pieces)
 
     def at(self, rows: Ints) -> Floats:
         """The points in some rows."""
-        return self._rows[rows]
+        return self._rows.take(rows, 0)
 
-    def stays(self, rows: Ints, keys: Ints) -> NDArray[np.bool_]:
-        """Whether points may be written over where they are, once they are in these cells."""
-        in_place: NDArray[np.bool_] = (rows >= self.sorted) | (self._keys[rows] == keys)
-        return in_place
-
-    def write(self, rows: Ints, points: Floats, keys: Ints) -> None:
-        """Write points over, in place."""
-        self._rows[rows] = points
-        self._keys[rows] = keys
+    def write(self, rows: Ints, points: Floats) -> None:
+        """Write points over, each in a row of its cell."""
+        write(self._rows, rows, points)
 
     def append(self, points: Floats, keys: Ints) -> int:
         """Add points to the tail; returns the row of the first."""
@@ -105,24 +103,31 @@ class GeoRows:
             first = self.old
         else:
             return None
-        alive = np.flatnonzero(self._rows[first : self.used, NUMBER] != NOBODY) + first
-        keys = self._keys[alive]
-        order = np.argsort(keys, kind="stable")  # of what is nearly sorted, in nearly linear time
-        rows, keys = self._rows[alive[order]], keys[order]
+        alive = (self._rows[first : self.used, NUMBER] != NOBODY).nonzero()[0] + first
+        keys = self._keys.take(alive)
+        order = keys.argsort(kind="stable")  # of what is nearly sorted, in nearly linear time
+        rows, keys = self._rows.take(alive.take(order), 0), keys.take(order)
         self.dead -= self.used - first - len(rows)
         self.sorted = self.used = first + len(rows)
         if first == 0:
             self.old = self.used
-            size = max(LEAST_ROWS, self.used + self.used // YOUNG_SHARE)
-            self._rows, self._keys = np.empty((size, ROW_WIDTH)), np.empty(size, np.int32)
+            self._rows, self._keys = _room(max(LEAST_ROWS, self.used + self.used // YOUNG_SHARE))
         self._rows[first : self.used] = rows
         self._keys[first : self.used] = keys
-        numbers: Positions = rows[:, NUMBER].astype(np.intp)
-        return first, numbers
+        return first, rows[:, NUMBER].astype(np.intp)
 
     def _resize(self, size: int) -> None:
         rows, keys = self._rows, self._keys
-        self._rows = np.empty((size, ROW_WIDTH))
-        self._keys = np.empty(size, np.int32)
+        self._rows, self._keys = _room(size)
         self._rows[: self.used] = rows[: self.used]
         self._keys[: self.used] = keys[: self.used]
+
+
+def _room(size: int) -> tuple[Floats, Ints]:
+    return lines(size, np.float64), np.empty(size, np.int32)
+
+
+def _bounds(cells: list[int], shift: int) -> Ints:
+    """Where cells begin, and then where they end."""
+    bounds: Ints = np.array(cells + [cell + 1 for cell in cells], np.int32) << shift
+    return bounds

@@ -20,9 +20,9 @@ here, and what is known of them stands in columns: a million objects would cost 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import compress
+from itertools import compress, repeat
 from typing import NamedTuple
 
 import numpy as np
@@ -30,7 +30,8 @@ from numpy.typing import NDArray
 
 from dispatcher.captain_numbers import UNKNOWN, CaptainNumbers, halves
 from dispatcher.geo_index import GeoIndex
-from dispatcher.geo_search import Candidate, Search
+from dispatcher.geo_search import Search
+from dispatcher.memory_lines import write
 from dispatcher.packed_positions import PositionColumns, single
 from dispatcher.vehicle_kinds import VehicleKinds
 from weelo_common.events import CaptainState
@@ -40,11 +41,10 @@ FRESH_FOR_MS = 60_000  # a captain silent for longer is no candidate
 STRANGERS_KEPT = 10_000  # positions that came before their captain's state; two topics keep no common order
 NEVER = -(1 << 60)  # a time before every other, far from overflow
 
-VERSION, IDLE_SINCE, RECORDED_AT, RECEIVED_AT = range(
-    4
-)  # the columns of what is known of a captain; times in ms
+# What a captain's line holds after his fingerprint; times in ms. GROUP is that of the index, by his state alone.
+VERSION, IDLE_SINCE, RECORDED_AT, RECEIVED_AT, GROUP, SILENT = range(2, 8)
+NEW_CAPTAIN = (NEVER, NEVER, NEVER, NEVER, 0, 0)
 NOT_FREE = 1  # the bit of a group that holds those who are not free
-LEAST_CAPTAINS = 1024
 CELLS_TOLD = 16
 FINGERPRINT_BYTES = 16
 
@@ -105,7 +105,7 @@ class Proposal(NamedTuple):
     @property
     def cells_looked_at(self) -> int:
         """How many cells were looked at."""
-        return len(self.search.cell_numbers)
+        return self.search.cells_looked_at
 
     @property
     def looked_at(self) -> int:
@@ -119,11 +119,8 @@ class LiveFleet:
     def __init__(self, *, fresh_for_ms: int = FRESH_FOR_MS, strangers_kept: int = STRANGERS_KEPT) -> None:
         self._fresh_for_ms = fresh_for_ms
         self._strangers_kept = strangers_kept
-        self._numbers = CaptainNumbers()
+        self._numbers = CaptainNumbers(NEW_CAPTAIN)
         self._vehicles = VehicleKinds()
-        self._known = np.full((LEAST_CAPTAINS, 4), NEVER, np.int64)
-        self._group: Ints = np.zeros(LEAST_CAPTAINS, np.int32)  # of the index, by his state alone
-        self._silent: NDArray[np.bool_] = np.zeros(LEAST_CAPTAINS, np.bool_)
         self._strangers: OrderedDict[bytes, tuple[float, float, int, int]] = OrderedDict()
         self._index = GeoIndex()
         self._next_to_check = 0
@@ -153,17 +150,17 @@ class LiveFleet:
         numbers[unknown] = self._numbers.add(
             [page.captain_ids[at] for at in unknown.tolist()], fingerprints[unknown]
         )
-        self._make_room()
+        known = self._numbers.lines
         versions = np.array(page.versions, np.int64)
-        newer = versions > self._known[numbers, VERSION]
+        newer = versions > known[numbers, VERSION]
         changed = numbers[newer]
-        left = self._group[changed[self._known[changed, VERSION] != NEVER]] >> 1
-        self._known[changed, VERSION] = versions[newer]
-        self._known[changed, IDLE_SINCE] = np.array(page.idle_since_ms, np.int64)[newer]
+        left = known[changed[known[changed, VERSION] != NEVER], GROUP] >> 1
+        known[changed, VERSION] = versions[newer]
+        known[changed, IDLE_SINCE] = np.array(page.idle_since_ms, np.int64)[newer]
         wanted = newer.tolist()
         types, subtypes = compress(page.vehicle_types, wanted), compress(page.vehicle_subtypes, wanted)
         groups = map(_group, map(self._vehicles.enter, types, subtypes), compress(page.free, wanted))
-        self._group[changed] = np.fromiter(groups, np.int32, len(changed))
+        known[changed, GROUP] = np.fromiter(groups, np.int64, len(changed))
         self._regroup(changed)
         for vehicle in left.tolist():
             self._vehicles.leave(vehicle)
@@ -181,16 +178,16 @@ class LiveFleet:
         new = number == UNKNOWN
         if new:
             number = self._numbers.add_one(state.captain_id)
-            self._make_room()
-        elif state.version <= self._known[number, VERSION]:
+        known = self._numbers.lines[number]
+        if not new and state.version <= known[VERSION]:
             return False
         if idle_since_ms is not None:
-            self._known[number, IDLE_SINCE] = idle_since_ms
-        elif new or (free and self._group[number] & NOT_FREE):
-            self._known[number, IDLE_SINCE] = at_ms
-        self._known[number, VERSION] = state.version
-        left = int(self._group[number]) >> 1
-        self._group[number] = _group(self._vehicles.enter(state.vehicle_type, state.vehicle_subtype), free)
+            known[IDLE_SINCE] = idle_since_ms
+        elif new or (free and known[GROUP] & NOT_FREE):
+            known[IDLE_SINCE] = at_ms
+        known[VERSION] = state.version
+        left = int(known[GROUP]) >> 1
+        known[GROUP] = _group(self._vehicles.enter(state.vehicle_type, state.vehicle_subtype), free)
         if new:
             self._place_stranger(number)
         else:
@@ -227,11 +224,12 @@ class LiveFleet:
             self._next_to_check = 0
         start, end = self._next_to_check, min(self._next_to_check + most, len(self._numbers))
         self._next_to_check = end
-        received = self._known[start:end, RECEIVED_AT]
-        heard_once = received != NEVER
-        silent = heard_once & (received < now_ms - self._fresh_for_ms) & ~self._silent[start:end]
-        numbers = np.flatnonzero(silent) + start
-        self._silent[numbers] = True
+        known = self._numbers.lines[start:end]
+        received = known[:, RECEIVED_AT]
+        silent = (received != NEVER) & (received < now_ms - self._fresh_for_ms) & (known[:, SILENT] == 0)
+        numbers = silent.nonzero()[0]
+        known[numbers, SILENT] = 1
+        numbers += start
         self._regroup(numbers)
         return len(numbers)
 
@@ -266,23 +264,22 @@ class LiveFleet:
             seen_after_ms=oldest - 1,
             accept=None if accept is None else lambda number: accept(*self._numbers.captain_ids([number])),
         )
-        enough = 0 < k == len(free.candidates)
-        near = self._near(free.candidates, oldest, free=True)
+        found = len(free.numbers)
+        near = self._near(free, repeat(True), free=True)
         if not_free:
             # Whoever is not free and farther than the last free one matters to nobody.
+            enough = 0 < k == found
             others = self._index.nearest(
                 _group(vehicle, False),
                 latitude,
                 longitude,
                 k=not_free,
-                radius_m=min(radius_m, free.candidates[-1].distance_m + 1.0) if enough else radius_m,
-            ).candidates
-            ranks = map(_rank, free.candidates + others)
-            near = [
-                one
-                for _, one in sorted(zip(ranks, near + self._near(others, oldest, free=False), strict=True))
-            ]
-        return Proposal(tuple(near), len(free.candidates) < k, free)
+                radius_m=min(radius_m, free.distances_m[-1] + 1.0) if enough else radius_m,
+            )
+            near += self._near(others, [seen >= oldest for seen in others.seen_at_ms], free=False)
+            ranked = sorted(zip(_ranks(free) + _ranks(others), near, strict=True))
+            near = [one for _, one in ranked]
+        return Proposal(tuple(near), found < k, free)
 
     def last_position(self, captain_id: str) -> LastPosition | None:
         """Where a captain was last heard of, or None."""
@@ -293,29 +290,29 @@ class LiveFleet:
     def is_fresh(self, captain_id: str, now_ms: int) -> bool:
         """Whether a position of his was received lately enough."""
         number = self._numbers.number(captain_id)
-        return number != UNKNOWN and bool(self._known[number, RECEIVED_AT] >= now_ms - self._fresh_for_ms)
+        return number != UNKNOWN and bool(
+            self._numbers.lines[number, RECEIVED_AT] >= now_ms - self._fresh_for_ms
+        )
 
-    def _near(self, candidates: Sequence[Candidate], oldest_ms: int, *, free: bool) -> list[Near]:
-        captain_ids = self._numbers.captain_ids([one.number for one in candidates])
-        return [
-            Near(captain_id, distance_m, seen_at_ms >= oldest_ms, free)
-            for captain_id, (_, distance_m, seen_at_ms, _) in zip(captain_ids, candidates, strict=True)
-        ]
+    def _near(self, search: Search, fresh: Iterable[bool], *, free: bool) -> list[Near]:
+        captain_ids = self._numbers.captain_ids(search.numbers)
+        return list(map(Near._make, zip(captain_ids, search.distances_m, fresh, repeat(free), strict=False)))
 
     def _move(self, numbers: Ints, positions: PositionColumns) -> int:
         """Take positions of captains named once each."""
-        known = self._known[numbers]
+        known = self._numbers.lines.take(numbers, 0)
         silence = positions.received_at_ms - known[:, RECEIVED_AT]
         newer = positions.recorded_at_ms > known[:, RECORDED_AT]
-        taken = np.flatnonzero((silence > self._fresh_for_ms) | (newer & (silence >= -self._fresh_for_ms)))
+        taken = ((silence > self._fresh_for_ms) | (newer & (silence >= -self._fresh_for_ms))).nonzero()[0]
         if len(taken) < len(numbers):
             numbers, positions, known = numbers[taken], positions.only(taken), known[taken]
-        self._known[numbers, RECORDED_AT] = positions.recorded_at_ms
-        self._known[numbers, RECEIVED_AT] = positions.received_at_ms
-        self._silent[numbers] = False
+        known[:, RECORDED_AT] = positions.recorded_at_ms
+        known[:, RECEIVED_AT] = positions.received_at_ms
+        known[:, SILENT] = 0
+        write(self._numbers.lines, numbers, known)
         self._index.put_many(
             numbers,
-            self._group[numbers],
+            known[:, GROUP],
             positions.latitudes,
             positions.longitudes,
             seen_at_ms=positions.received_at_ms,
@@ -324,19 +321,10 @@ class LiveFleet:
         return len(numbers)
 
     def _regroup(self, numbers: NDArray[np.integer]) -> None:
+        known = self._numbers.lines.take(numbers, 0)
         self._index.regroup(
-            numbers,
-            self._group[numbers] | self._silent[numbers] * NOT_FREE,
-            idle_since_ms=self._known[numbers, IDLE_SINCE],
+            numbers, known[:, GROUP] | known[:, SILENT] * NOT_FREE, idle_since_ms=known[:, IDLE_SINCE]
         )
-
-    def _make_room(self) -> None:
-        captains = len(self._numbers)
-        if captains > len(self._known):
-            more = captains * 3 // 2 - len(self._known)
-            self._known = np.concatenate([self._known, np.full((more, 4), NEVER, np.int64)])
-            self._group = np.concatenate([self._group, np.zeros(more, np.int32)])
-            self._silent = np.concatenate([self._silent, np.zeros(more, np.bool_)])
 
     def _keep_strangers(self, positions: PositionColumns) -> None:
         packed = positions.fingerprints.tobytes()
@@ -366,8 +354,8 @@ def _group(vehicle: int, free: bool) -> int:
     return 2 * vehicle + (0 if free else NOT_FREE)
 
 
-def _rank(one: Candidate) -> tuple[int, int, int]:
-    return one.distance_m, one.idle_since_ms, one.number
+def _ranks(search: Search) -> list[tuple[int, int, int]]:
+    return list(zip(search.distances_m, search.idle_since_ms, search.numbers, strict=True))
 
 
 def _each_captain_once(numbers: Ints, positions: PositionColumns) -> Iterator[NDArray[np.intp]]:

@@ -7,7 +7,8 @@ from collections.abc import Collection, Iterable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from dispatcher.domain import Cause, Verdict
+from dispatcher.candidates import Verdict
+from dispatcher.domain import Cause
 from weelo_common.events import DispatchExhausted, Event, OfferDeclined, OffersMade, OffersWithdrawn
 
 

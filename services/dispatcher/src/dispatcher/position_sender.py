@@ -88,6 +88,7 @@ class PositionSender:
     async def run(self, stop: asyncio.Event) -> None:
         """Send until stopped; what is waiting then is tried once more."""
         stopping = asyncio.create_task(stop.wait())
+        told = False  # of an outage, once
         try:
             while not stop.is_set():
                 filling = asyncio.create_task(self._filled.wait())
@@ -99,8 +100,14 @@ class PositionSender:
                 try:
                     await self.run_once()
                 except KafkaUnavailable as error:
-                    log.warning("Positions wait", extra={"reason": str(error)})
+                    if not told:
+                        log.warning("Positions wait", extra={"reason": str(error)})
+                    told = True
                     await asyncio.wait([stopping], timeout=RETRY_PAUSE_S)
+                else:
+                    if told:
+                        log.warning("Positions go on")
+                    told = False
             with contextlib.suppress(KafkaUnavailable):  # they would be stale before anybody sends them again
                 await self.run_once()
         finally:

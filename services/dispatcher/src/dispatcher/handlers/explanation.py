@@ -11,7 +11,8 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from dispatcher import domain
-from dispatcher.domain import Line, Verdict
+from dispatcher.candidates import Verdict
+from dispatcher.domain import Line
 
 CAPTAINS_TOLD = 40  # of one line and round: everybody offered (at most 20), then the nearest of the others
 CELLS_TOLD = 16  # names of cells; how many there were is told in any case

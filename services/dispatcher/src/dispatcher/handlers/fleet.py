@@ -8,13 +8,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from dispatcher import domain
-from dispatcher.domain import Refusal
+from dispatcher.candidates import Refusal, refusals
+from dispatcher.domain import Driving
+from dispatcher.handlers.offers import Offers, patiently
 from dispatcher.live_fleet import LiveFleet
 from dispatcher.store import fleet as fleet_store
 from dispatcher.store.fleet import Captain, Transporter, TransporterStanding
 from dispatcher.transporter_cache import TransporterCache
 from weelo_common.clock import epoch_ms
+from weelo_common.events import Event
 from weelo_common.outbox import Outbox
 from weelo_common.postgres import Connection, Database, database_now
 
@@ -43,12 +45,18 @@ class Fleet:
     """The commands on the fleet."""
 
     def __init__(
-        self, database: Database, outbox: Outbox, live_fleet: LiveFleet, transporters: TransporterCache
+        self,
+        database: Database,
+        outbox: Outbox,
+        live_fleet: LiveFleet,
+        transporters: TransporterCache,
+        offers: Offers,
     ) -> None:
         self._database = database
         self._outbox = outbox
         self._live_fleet = live_fleet
         self._transporters = transporters
+        self._offers = offers
 
     async def put_transporter(
         self,
@@ -102,29 +110,28 @@ class Fleet:
         return captain
 
     async def put_captain(
-        self,
-        captain_id: str,
-        *,
-        transporter_id: str,
-        name: str,
-        phone: str | None,
-        vehicle_type: str,
-        vehicle_subtype: str,
-        vehicle_number: str,
+        self, captain_id: str, *, name: str, phone: str | None, driving: Driving
     ) -> Captain:
-        """Add or change a captain, by himself. His transporter confirms him afterwards."""
+        """Add or change a captain, by himself. His transporter confirms him afterwards.
+
+        What he was offered with another vehicle, or for another transporter, he declines by it: others are asked.
+
+        Raises:
+            DatabaseUnavailable: try again.
+        """
+        return await patiently(lambda: self._put_captain(captain_id, name=name, phone=phone, driving=driving))
+
+    async def _put_captain(
+        self, captain_id: str, *, name: str, phone: str | None, driving: Driving
+    ) -> Captain:
         async with self._database.transaction() as connection:
+            told = await self._offers.decline_unlike(connection, captain_id, driving)
             captain = await fleet_store.upsert_captain(
-                connection,
-                captain_id,
-                transporter_id=transporter_id,
-                name=name,
-                phone=phone,
-                vehicle_type=vehicle_type,
-                vehicle_subtype=vehicle_subtype,
-                vehicle_number=vehicle_number,
+                connection, captain_id, name=name, phone=phone, driving=driving
             )
-            await self._announce(connection, [captain])
+            await self._offers.none_unlike(connection, captain_id, driving)
+            await self._announce(connection, [captain], also=told)
+        self._offers.declined(told)
         self._tell_index([captain])
         return captain
 
@@ -162,7 +169,7 @@ class Fleet:
             transporter_active=transporter.active if transporter else None,
             transporter_verified=transporter.verified if transporter else None,
         )
-        reasons = domain.refusals(looked_up)
+        reasons = refusals(looked_up)
         if not self._live_fleet.is_fresh(captain_id, epoch_ms(now)):
             reasons.append(Refusal.STALE)
         return CaptainStanding(captain, tuple(reasons))
@@ -174,11 +181,13 @@ class Fleet:
         async with self._database.connection() as connection:
             return await fleet_store.captain_exists(connection, captain_id)
 
-    async def _announce(self, connection: Connection, captains: Sequence[Captain]) -> None:
+    async def _announce(
+        self, connection: Connection, captains: Sequence[Captain], *, also: Sequence[Event] = ()
+    ) -> None:
         """Append the states; the captains' rows are locked, so versions go up in commit order."""
         if captains:
             now = await database_now(connection)
-            await self._outbox.append(connection, [captain.state() for captain in captains], at=now)
+            await self._outbox.append(connection, [*also, *(captain.state() for captain in captains)], at=now)
 
     def _tell_index(self, captains: Sequence[Captain]) -> None:
         """This replica's index need not wait for Kafka."""

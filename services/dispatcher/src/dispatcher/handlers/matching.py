@@ -15,17 +15,8 @@ from datetime import datetime
 from typing import Any
 
 from dispatcher import domain
-from dispatcher.domain import (
-    Line,
-    Offer,
-    OfferStatus,
-    OrderView,
-    Prospect,
-    Refusal,
-    SearchPlan,
-    Standing,
-    Verdict,
-)
+from dispatcher.candidates import Prospect, Refusal, Standing, Verdict, choose
+from dispatcher.domain import Line, Offer, OfferStatus, OrderView, SearchPlan
 from dispatcher.handlers.explanation import explained
 from dispatcher.live_fleet import LiveFleet, Proposal
 from dispatcher.metrics import DispatcherMetrics
@@ -194,7 +185,7 @@ class Matcher:
         spare: int,
     ) -> list[Verdict]:
         need = match.need
-        return domain.choose(
+        return choose(
             near,
             standings,
             wanted=need.wanted - len(match.offers) + spare,

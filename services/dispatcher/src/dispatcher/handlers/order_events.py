@@ -42,7 +42,8 @@ class OrderEvents:
         """The search begins with its first wave, unless the order's time is over already."""
         event = delivery.event
         plan = domain.plan_of(event)
-        if await order_store.insert_created(connection, event):
+        now = await order_store.insert_created(connection, event)
+        if now is not None:
             order = domain.order_of(event)
             offered: Collection[str] = ()
             lines = domain.lines_of(event)
@@ -54,7 +55,7 @@ class OrderEvents:
             order = replace(order, plan=plan)
             offered = (await offer_store.captains_offered(connection, [event.order_id]))[event.order_id]
             lines = (await order_store.lines_of(connection, [event.order_id]))[event.order_id]
-        now = await database_now(connection)
+            now = await database_now(connection)
         if not domain.may_search(order, now):
             return Outcome.APPLIED
         told = await self._dispatch.wave(connection, order, plan, lines, offered, now=now)
@@ -70,8 +71,7 @@ class OrderEvents:
         """
         event = delivery.event
         elsewhere = await offer_store.orders_offered_to(connection, event.captain_id) - {event.order_id}
-        await order_store.ensure_order(connection, event)
-        orders = await order_store.lock_orders(connection, {event.order_id} | elsewhere)
+        orders = await order_store.lock_order_of(connection, event, elsewhere)
         now = await database_now(connection)
         known = await _known_truck(connection, event)
         truck = domain.assign(known, event)
@@ -106,8 +106,7 @@ class OrderEvents:
             PoisonMessage: the truck request is another order's.
         """
         event = delivery.event
-        await order_store.ensure_order(connection, event)
-        orders = await order_store.lock_orders(connection, [event.order_id])
+        orders = await order_store.lock_order_of(connection, event)
         now = await database_now(connection)
         known = await _known_truck(connection, event)
         truck = domain.release(known, event)
@@ -129,8 +128,7 @@ class OrderEvents:
 
     async def changed(self, connection: Connection, delivery: Delivery[OrderEvent]) -> Outcome:
         """Any other event of an order: its status is followed, and offers end with the search."""
-        await order_store.ensure_order(connection, delivery.event)
-        orders = await order_store.lock_orders(connection, [delivery.event.order_id])
+        orders = await order_store.lock_order_of(connection, delivery.event)
         now = await database_now(connection)
         return await self._follow(connection, delivery, orders[delivery.event.order_id], now)
 

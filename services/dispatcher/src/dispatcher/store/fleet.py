@@ -8,7 +8,8 @@ from datetime import datetime
 
 import asyncpg
 
-from dispatcher.domain import Standing
+from dispatcher.candidates import Standing
+from dispatcher.domain import Driving
 from weelo_common.events import CaptainState
 from weelo_common.postgres import Connection
 
@@ -177,26 +178,18 @@ async def touch_captains_of(connection: Connection, transporter_id: str) -> list
 
 
 async def upsert_captain(
-    connection: Connection,
-    captain_id: str,
-    *,
-    transporter_id: str,
-    name: str,
-    phone: str | None,
-    vehicle_type: str,
-    vehicle_subtype: str,
-    vehicle_number: str,
+    connection: Connection, captain_id: str, *, name: str, phone: str | None, driving: Driving
 ) -> Captain:
     """Add or change a captain. With another transporter his membership must be confirmed anew."""
     row = await connection.fetchrow(
         UPSERT_CAPTAIN,
         captain_id,
-        transporter_id,
+        driving.transporter_id,
         name,
         phone,
-        vehicle_type,
-        vehicle_subtype,
-        vehicle_number,
+        driving.vehicle_type,
+        driving.vehicle_subtype,
+        driving.vehicle_number,
     )
     assert row is not None  # noqa: S101 - an upsert always returns its row
     return _captain(row)

@@ -11,7 +11,7 @@ from datetime import datetime
 
 import asyncpg
 
-from dispatcher.domain import EndReason, Offer, OfferStatus
+from dispatcher.domain import Driving, EndReason, Offer, OfferStatus
 from weelo_common.clock import to_milliseconds
 from weelo_common.events import WithdrawnOffer
 from weelo_common.postgres import Connection
@@ -29,6 +29,12 @@ SELECT {_COLUMNS}, (SELECT pickup FROM orders WHERE orders.order_id = offers.ord
        (SELECT distance_km FROM orders WHERE orders.order_id = offers.order_id) AS distance_km
   FROM offers WHERE captain_id = $1 AND status = 'live' AND expires_at > clock_timestamp()
  ORDER BY made_at, offer_id
+"""  # noqa: S608
+SELECT_LIVE_UNLIKE = f"""
+SELECT {_COLUMNS} FROM offers
+ WHERE captain_id = $1 AND status = 'live' AND expires_at > clock_timestamp()
+   AND (transporter_id, vehicle_type, vehicle_subtype, vehicle_number) <> ($2, $3, $4, $5)
+ ORDER BY order_id
 """  # noqa: S608
 SELECT_OUTCOMES = """
 SELECT captain_id, offer_id, reason, ended_at,
@@ -97,6 +103,19 @@ async def live_offers_of(connection: Connection, captain_id: str) -> list[tuple[
     """A captain's live offers, oldest first, each with its order's ``pickup``, ``drop_place``, ``distance_km``."""
     rows = await connection.fetch(SELECT_LIVE_OF_CAPTAIN, captain_id)
     return [(_offer(row), row) for row in rows]
+
+
+async def live_offers_unlike(connection: Connection, captain_id: str, driving: Driving) -> list[Offer]:
+    """A captain's live offers that were made to him with another vehicle, or for another transporter."""
+    rows = await connection.fetch(
+        SELECT_LIVE_UNLIKE,
+        captain_id,
+        driving.transporter_id,
+        driving.vehicle_type,
+        driving.vehicle_subtype,
+        driving.vehicle_number,
+    )
+    return [_offer(row) for row in rows]
 
 
 async def outcomes_of(connection: Connection, order_id: str) -> dict[str, OfferOutcome]:

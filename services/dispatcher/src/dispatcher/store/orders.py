@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from datetime import datetime
 from typing import Any
 
 import asyncpg
@@ -29,7 +30,7 @@ trucks AS (
                                 version)
     SELECT id, order_id, type, subtype, price, 'open', $3
       FROM created, unnest($11::text[], $12::text[], $13::text[], $14::int[]) AS t (id, type, subtype, price))
-SELECT EXISTS (SELECT FROM created)
+SELECT clock_timestamp() FROM created
 """
 # An order whose creation comes after a later event: the plan is filled in, what is newer stays.
 FILL_PLAN = """
@@ -44,7 +45,7 @@ SELECT id, $1, type, subtype, price, 'open', $2
 ON CONFLICT (truck_request_id) DO UPDATE SET vehicle_type = excluded.vehicle_type,
        vehicle_subtype = excluded.vehicle_subtype, price_per_truck = excluded.price_per_truck
 """
-ENSURE_ORDER = """
+ADD_ORDER = """
 INSERT INTO orders (order_id, customer_id, version, status, searching) VALUES ($1, $2, 0, '', true)
 ON CONFLICT (order_id) DO NOTHING
 """
@@ -95,10 +96,13 @@ RETURNING order_id
 """
 
 
-async def insert_created(connection: Connection, event: OrderCreated) -> bool:
-    """Add an order with its truck requests; its row is then locked. False where it is known already."""
+async def insert_created(connection: Connection, event: OrderCreated) -> datetime | None:
+    """Add an order with its truck requests; its row is then locked.
+
+    Returns the database's time afterwards, in whole milliseconds; None where the order is known already.
+    """
     trucks = _truck_columns(event)
-    inserted: bool = await connection.fetchval(
+    now: datetime | None = await connection.fetchval(
         INSERT_CREATED,
         event.order_id,
         event.customer_id,
@@ -112,7 +116,7 @@ async def insert_created(connection: Connection, event: OrderCreated) -> bool:
         event.expires_at,
         *trucks,
     )
-    return inserted
+    return None if now is None else to_milliseconds(now)
 
 
 async def fill_created(connection: Connection, event: OrderCreated) -> None:
@@ -129,9 +133,16 @@ async def fill_created(connection: Connection, event: OrderCreated) -> None:
     await connection.execute(FILL_TRUCKS, event.order_id, event.order_version, *_truck_columns(event))
 
 
-async def ensure_order(connection: Connection, event: OrderEvent) -> None:
-    """A row for the event's order, even where its creation has not come yet."""
-    await connection.execute(ENSURE_ORDER, event.order_id, event.customer_id)
+async def lock_order_of(
+    connection: Connection, event: OrderEvent, others: Collection[str] = ()
+) -> dict[str, OrderView]:
+    """Lock the event's order and others, in sorted order; the event's has a row even where its creation is to come."""
+    wanted = {event.order_id, *others}
+    orders = await lock_orders(connection, wanted)
+    if event.order_id not in orders:
+        await connection.execute(ADD_ORDER, event.order_id, event.customer_id)
+        orders = await lock_orders(connection, wanted)
+    return orders
 
 
 async def lock_orders(connection: Connection, order_ids: Collection[str]) -> dict[str, OrderView]:
