@@ -17,12 +17,15 @@ from uuid import uuid4
 
 import httpx
 import jwt
+import pytest
+import pytest_asyncio
 from aiokafka import AIOKafkaProducer
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
 from deploy.local.processes import Nursery
 from deploy.local.stack import LocalStack
+from notifier.hub import Hub
 from notifier.main import Notifier, assemble
 from notifier.settings import Settings
 from notifier.socket_server import SocketServer
@@ -38,6 +41,9 @@ from weelo_common.lifecycle import Lifecycle, running
 PATIENCE_S = 20.0
 AT_ONCE = 50  # of a crowd that connect together at the start; what comes later comes as it does
 SECRET = "a secret of the tests, long enough for HS256"
+
+Publish = Callable[..., Any]
+"""What ``publisher`` gives."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +63,7 @@ class Replica:
 
     life: Lifecycle
     sockets: SocketServer
+    hub: Hub
 
     @property
     def ws_url(self) -> str:
@@ -99,7 +106,18 @@ async def replica(settings: Settings) -> AsyncIterator[Replica]:
 
     async with running(build, settings) as life:
         await until(lambda: not life.health.not_ready(), "ready")
-        yield Replica(life, built[0].sockets)
+        yield Replica(life, built[0].sockets, built[0].hub)
+
+
+Pair = tuple[Replica, Replica]
+
+
+@contextlib.asynccontextmanager
+async def replicas(settings: Settings) -> AsyncIterator[Pair]:
+    """Two that are ready, each with its share of the partitions."""
+    async with replica(settings) as one, replica(settings) as two:
+        await until(lambda: not one.life.health.not_ready() and not two.life.health.not_ready(), "both ready")
+        yield one, two
 
 
 class NotifierProcess(RunningService):
@@ -231,7 +249,7 @@ class Crowd:
 
 
 @contextlib.asynccontextmanager
-async def publisher(settings: Settings) -> AsyncIterator[Callable[..., Any]]:
+async def publisher(settings: Settings) -> AsyncIterator[Publish]:
     """``await publish(event, …)`` puts events on Kafka as their services do, and returns their ids."""
     kafka = KafkaClients(settings, client_id="test")
     producer: AIOKafkaProducer = await kafka.start_producer()
@@ -249,6 +267,23 @@ async def publisher(settings: Settings) -> AsyncIterator[Callable[..., Any]]:
         yield publish
     finally:
         await kafka.stop_producer(producer)
+
+
+# Fixtures that a module takes by name: ``here = notifier_rig.here``.
+
+
+@pytest.fixture(scope="module")
+def here(stack: LocalStack) -> Iterator[Ground]:
+    """The ground of a module's tests."""
+    with ground(stack) as fresh:
+        yield fresh
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def publish(here: Ground) -> AsyncIterator[Publish]:
+    """Puts events on its topics."""
+    async with publisher(here.settings()) as publish:
+        yield publish
 
 
 def token(user_id: str, role: str = "captain", *, lifetime_s: float = 600, **changed: Any) -> str:

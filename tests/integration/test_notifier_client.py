@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
 import pytest_asyncio
 from services.notifier.tests.events import withdrawn
 
-from deploy.local.stack import LocalStack
+from tests.integration import notifier_rig
 from tests.integration.notifier_rig import (
     PATIENCE_S,
     Ground,
+    Publish,
     Replica,
-    ground,
     order_id,
     phone,
-    publisher,
     replica,
     token,
     until,
@@ -28,20 +27,8 @@ from tests.integration.notifier_rig import (
 from tools.weelo_client.notifications import Notification, NotificationStream, Position, Refused
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-Publish = Callable[..., Any]
+here, publish = notifier_rig.here, notifier_rig.publish
 NOBODY = "ws://127.0.0.1:9/ws"
-
-
-@pytest.fixture(scope="module")
-def here(stack: LocalStack) -> Iterator[Ground]:
-    with ground(stack) as fresh:
-        yield fresh
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def publish(here: Ground) -> AsyncIterator[Publish]:
-    async with publisher(here.settings()) as publish:
-        yield publish
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

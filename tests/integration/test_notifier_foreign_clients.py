@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import json
 import shutil
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,22 +16,21 @@ import pytest
 import pytest_asyncio
 from services.notifier.tests.events import offers_made, withdrawn
 
-from deploy.local.stack import LocalStack
+from tests.integration import notifier_rig
 from tests.integration.notifier_rig import (
     PATIENCE_S,
     Ground,
+    Publish,
     Replica,
-    ground,
     order_id,
     phone,
-    publisher,
     replica,
     token,
     user,
 )
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-Publish = Callable[..., Any]
+here, publish = notifier_rig.here, notifier_rig.publish
 NODE = Path(__file__).parents[2] / "services/notifier/tests/node"
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
@@ -42,18 +41,6 @@ needs_node = pytest.mark.skipif(
 needs_browser = pytest.mark.skipif(
     BROWSER is None, reason="needs chromium (Debian: apt-get install chromium)"
 )
-
-
-@pytest.fixture(scope="module")
-def here(stack: LocalStack) -> Iterator[Ground]:
-    with ground(stack) as fresh:
-        yield fresh
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def publish(here: Ground) -> AsyncIterator[Publish]:
-    async with publisher(here.settings()) as publish:
-        yield publish
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

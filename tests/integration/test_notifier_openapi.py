@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
@@ -11,36 +11,14 @@ import pytest_asyncio
 from jsonschema import Draft202012Validator
 from services.notifier.tests.events import assigned, offers_made, order_event, released, withdrawn
 
-from deploy.local.stack import LocalStack
 from notifier.domain import FrameName
-from tests.integration.notifier_rig import (
-    Ground,
-    Replica,
-    ground,
-    order_id,
-    phone,
-    publisher,
-    replica,
-    token,
-    user,
-)
+from tests.integration import notifier_rig
+from tests.integration.notifier_rig import Ground, Publish, Replica, order_id, phone, replica, token, user
 from tests.integration.openapi_conformance import Conformance
 from weelo_common.events import OrderCancelled, OrderExpired, OrderFullyFilled
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-Publish = Callable[..., Any]
-
-
-@pytest.fixture(scope="module")
-def here(stack: LocalStack) -> Iterator[Ground]:
-    with ground(stack) as fresh:
-        yield fresh
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def publish(here: Ground) -> AsyncIterator[Publish]:
-    async with publisher(here.settings()) as publish:
-        yield publish
+here, publish = notifier_rig.here, notifier_rig.publish
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

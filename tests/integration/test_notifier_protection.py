@@ -6,8 +6,7 @@ import asyncio
 import contextlib
 import json
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator
-from typing import Any
+from collections.abc import AsyncIterator
 
 import asyncpg
 import httpx
@@ -17,17 +16,16 @@ from services.notifier.tests.events import offers_made, withdrawn
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from deploy.local.stack import LocalStack
 from notifier.hub import MAX_CONCURRENT_READS
+from tests.integration import notifier_rig
 from tests.integration.notifier_rig import (
     PATIENCE_S,
     Ground,
     Phone,
+    Publish,
     Replica,
-    ground,
     order_id,
     phone,
-    publisher,
     replica,
     token,
     until,
@@ -35,20 +33,8 @@ from tests.integration.notifier_rig import (
 )
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-Publish = Callable[..., Any]
+here, publish = notifier_rig.here, notifier_rig.publish
 LARGEST_FRAME_BYTES = 2048  # of those that these tests send
-
-
-@pytest.fixture(scope="module")
-def here(stack: LocalStack) -> Iterator[Ground]:
-    with ground(stack) as fresh:
-        yield fresh
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def publish(here: Ground) -> AsyncIterator[Publish]:
-    async with publisher(here.settings()) as publish:
-        yield publish
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
@@ -13,42 +13,19 @@ from redis.asyncio import Redis
 from services.notifier.tests.events import withdrawn
 
 from deploy.local.stack import LocalStack
-from tests.integration.notifier_rig import (
-    Ground,
-    Replica,
-    ground,
-    order_id,
-    phone,
-    publisher,
-    replica,
-    until,
-    user,
-)
+from tests.integration import notifier_rig
+from tests.integration.notifier_rig import Ground, Pair, Publish, order_id, phone, replicas, until, user
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-Publish = Callable[..., Any]
-Pair = tuple[Replica, Replica]
+here, publish = notifier_rig.here, notifier_rig.publish
 EVENTS = 60
-
-
-@pytest.fixture(scope="module")
-def here(stack: LocalStack) -> Iterator[Ground]:
-    with ground(stack) as fresh:
-        yield fresh
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def publish(here: Ground) -> AsyncIterator[Publish]:
-    async with publisher(here.settings()) as publish:
-        yield publish
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def pair(here: Ground) -> AsyncIterator[Pair]:
     settings = here.settings(heads_check_s=0.5)
-    async with replica(settings) as one, replica(settings) as two:
-        await until(lambda: not one.life.health.not_ready() and not two.life.health.not_ready(), "both ready")
-        yield one, two
+    async with replicas(settings) as pair:
+        yield pair
 
 
 async def tell_both(pair: Pair, publish: Publish, meanwhile: Callable[[int], Any]) -> None:

@@ -4,53 +4,37 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Iterator
-from typing import Any
+from collections.abc import AsyncIterator
 
 import pytest
 import pytest_asyncio
 from services.notifier.tests.events import offers_made, withdrawn
 
-from deploy.local.stack import LocalStack
+from tests.integration import notifier_rig
 from tests.integration.notifier_rig import (
     PATIENCE_S,
     Ground,
-    Replica,
-    ground,
+    Pair,
+    Publish,
     order_id,
     phone,
-    publisher,
     replica,
+    replicas,
     token,
-    until,
     user,
 )
 from tools.weelo_client.notifications import Notification, NotificationStream, Position, Refused, Reread
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-Publish = Callable[..., Any]
-Pair = tuple[Replica, Replica]
-
-
-@pytest.fixture(scope="module")
-def here(stack: LocalStack) -> Iterator[Ground]:
-    with ground(stack) as fresh:
-        yield fresh
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def publish(here: Ground) -> AsyncIterator[Publish]:
-    async with publisher(here.settings()) as publish:
-        yield publish
+here, publish = notifier_rig.here, notifier_rig.publish
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def pair(here: Ground) -> AsyncIterator[Pair]:
     """Two replicas that share the partitions; the heads check is too slow to help."""
     settings = here.settings(heads_check_s=600)
-    async with replica(settings) as one, replica(settings) as two:
-        await until(lambda: not one.life.health.not_ready() and not two.life.health.not_ready(), "both ready")
-        yield one, two
+    async with replicas(settings) as pair:
+        yield pair
 
 
 async def test_a_socket_gets_what_the_other_replica_consumed_over_redis(pair: Pair, publish: Publish) -> None:

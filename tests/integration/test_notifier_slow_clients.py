@@ -7,32 +7,29 @@ import contextlib
 import socket
 import statistics
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
-import pytest_asyncio
 from services.notifier.tests.events import offers_made
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
-from deploy.local.stack import LocalStack
+from tests.integration import notifier_rig
 from tests.integration.notifier_rig import (
     PATIENCE_S,
     Ground,
     NotifierProcess,
     Phone,
-    ground,
+    Publish,
     order_id,
     processes,
-    publisher,
     soon,
     user,
 )
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-Publish = Callable[..., Any]
+here, publish = notifier_rig.here, notifier_rig.publish
 WAVES = 80  # some 50 KiB for each client: more than its queues below hold
 QUEUE_BYTES = 8 * 1024
 SMALL_QUEUES = {
@@ -43,18 +40,6 @@ SMALL_QUEUES = {
 }
 SLACK_BYTES = 12 * 1024 * 1024  # what the allocator and the events in flight may take beside the queues
 LATER = 1.2  # the p99 of the others may grow by a fifth
-
-
-@pytest.fixture(scope="module")
-def here(stack: LocalStack) -> Iterator[Ground]:
-    with ground(stack) as fresh:
-        yield fresh
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def publish(here: Ground) -> AsyncIterator[Publish]:
-    async with publisher(here.settings()) as publish:
-        yield publish
 
 
 class Listener:

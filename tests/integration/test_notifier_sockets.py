@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
@@ -11,15 +11,15 @@ import pytest
 import pytest_asyncio
 from services.notifier.tests.events import assigned, offer_id, offers_made, order_event, withdrawn
 
-from deploy.local.stack import LocalStack
+from notifier.store import Stream
+from tests.integration import notifier_rig
 from tests.integration.notifier_rig import (
     Ground,
+    Publish,
     Replica,
     events_of,
-    ground,
     order_id,
     phone,
-    publisher,
     replica,
     soon,
     token,
@@ -29,19 +29,7 @@ from tests.integration.notifier_rig import (
 from weelo_common.events import OrderCancelled, OrderFullyFilled
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-Publish = Callable[..., Any]
-
-
-@pytest.fixture(scope="module")
-def here(stack: LocalStack) -> Iterator[Ground]:
-    with ground(stack) as fresh:
-        yield fresh
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def publish(here: Ground) -> AsyncIterator[Publish]:
-    async with publisher(here.settings()) as publish:
-        yield publish
+here, publish = notifier_rig.here, notifier_rig.publish
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -163,6 +151,31 @@ async def test_hundreds_of_events_come_in_order_without_gap_or_repeat(
         await sending
     assert [frame["offset"] for frame in heard] == list(range(1, 301))
     assert len({frame["id"] for frame in heard}) == 300
+
+
+async def test_what_is_committed_while_a_stream_is_opened_is_pushed_without_a_check(
+    here: Ground, publish: Publish, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with replica(here.settings(heads_check_s=600)) as notifier:
+        open_stream = notifier.hub.open_stream
+
+        def frames_heard_of() -> float:
+            """Committed here, or by the other replica of this file."""
+            return notifier.metric("weelo_notifier_appended_total") + notifier.metric(
+                "weelo_notifier_routed_total", direction="in"
+            )
+
+        async def open_then_commit(user_id: str) -> Stream:
+            stream = await open_stream(user_id)
+            before = frames_heard_of()
+            await publish(offers_made(user_id, order_id=order_id()))
+            await until(lambda: frames_heard_of() > before, "the frame")
+            return stream
+
+        monkeypatch.setattr(notifier.hub, "open_stream", open_then_commit)
+        async with phone(notifier) as it:
+            assert (await it.enter(user()))["offset"] == 0
+            assert (await it.hear())["offset"] == 1
 
 
 # --- resume ---

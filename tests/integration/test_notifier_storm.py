@@ -8,34 +8,21 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
-import pytest_asyncio
 from services.notifier.tests.events import offers_made, withdrawn
 
-from deploy.local.stack import LocalStack
-from tests.integration.notifier_rig import Crowd, Ground, ground, order_id, processes, publisher, soon, user
+from tests.integration import notifier_rig
+from tests.integration.notifier_rig import Crowd, Ground, Publish, order_id, processes, soon, user
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-Publish = Callable[..., Any]
+here, publish = notifier_rig.here, notifier_rig.publish
 CAPTAINS_A_WAVE = 5
 RECONNECTING_A_MINUTE = 0.2  # of all sockets
-
-
-@pytest.fixture(scope="module")
-def here(stack: LocalStack) -> Iterator[Ground]:
-    with ground(stack) as fresh:
-        yield fresh
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def publish(here: Ground) -> AsyncIterator[Publish]:
-    async with publisher(here.settings()) as publish:
-        yield publish
 
 
 @dataclass

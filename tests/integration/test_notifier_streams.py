@@ -3,23 +3,44 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
+import contextlib
+import json
+from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from services.notifier.tests.events import assigned, offer_id, offers_made, order_event, withdrawn
 
-from deploy.local.stack import LocalStack
 from notifier import retention, store
 from notifier.consumers import handlers
 from notifier.handlers import Handlers
+from notifier.main import SESSION
 from notifier.store import Appended, StoredFrame
-from tests.integration.notifier_rig import Ground, ground, order_id, soon, user
+from tests.integration import notifier_rig
+from tests.integration.notifier_rig import PATIENCE_S, Ground, order_id, soon, user
 from weelo_common.delivery import Delivery, Outcome
 from weelo_common.events import Event, OfferDeclined, OrderCancelled, OrderCompleted, seal
 from weelo_common.postgres import Database
 
 pytestmark = pytest.mark.asyncio
+here = notifier_rig.here
+COUNT_WAITING = """
+SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'
+"""
+HOLD_STREAM = "SELECT FROM streams WHERE user_id = $1 FOR UPDATE"
+PREPARE_APPEND = f"""
+PREPARE append_one (text[], text[], text[], text[], timestamptz[], text, text, timestamptz, text) AS {store.APPEND}
+"""
+APPEND_ONE = """
+EXECUTE append_one (ARRAY['d-1'], ARRAY['trip_assigned'], ARRAY['{}'], ARRAY[NULL], ARRAY[NULL]::timestamptz[],
+                    gen_random_uuid()::text, 'an order', clock_timestamp(), NULL)
+"""
+MANY_FRAMES = """
+INSERT INTO notifications (user_id, stream_offset, event_id, event, body, order_id, event_time)
+SELECT 'd-' || number % 500, number, gen_random_uuid()::text, 'trip_assigned', '{}', 'an order', clock_timestamp()
+  FROM generate_series(2, 20000) AS number
+"""
+FEW_BLOCKS = 60  # an index of those frames has some 200, the table more
 
 
 class Rig:
@@ -47,19 +68,29 @@ class Rig:
     async def told(self, user_id: str) -> list[tuple[str, bool]]:
         return [(frame.event, frame.dead) for frame in await self.stream(user_id)]
 
+    @contextlib.asynccontextmanager
+    async def held(self, user_id: str) -> AsyncIterator[None]:
+        """Keep a user's stream locked."""
+        async with self.database.transaction() as connection:
+            await connection.execute(HOLD_STREAM, user_id)
+            yield
+
+    async def all_ended_or_wait(self, *handling: asyncio.Task[Outcome]) -> None:
+        """Until each of them has ended or waits for a lock."""
+        async with asyncio.timeout(PATIENCE_S), self.database.connection() as connection:
+            while True:
+                waiting = await connection.fetchval(COUNT_WAITING)
+                if waiting == sum(not one.done() for one in handling):
+                    return
+                await asyncio.sleep(0.005)
+
     def _push(self, appended: Sequence[Appended]) -> None:
         self.pushed.extend(appended)
 
 
-@pytest.fixture(scope="module")
-def here(stack: LocalStack) -> Iterator[Ground]:
-    with ground(stack) as fresh:
-        yield fresh
-
-
 @pytest.fixture
 async def rig(here: Ground) -> AsyncIterator[Rig]:
-    async with Database.open(here.settings(), application_name="test") as database:
+    async with Database.open(here.settings(), application_name="test", session=SESSION) as database:
         yield Rig(database)
 
 
@@ -71,6 +102,44 @@ async def test_offsets_of_a_user_are_1_2_3_however_many_transactions_append_at_o
         assert [frame.offset for frame in await rig.stream(captain)] == list(range(1, 26))
     pushed = sorted((one.user_id, one.frame.offset) for one in rig.pushed)
     assert pushed == sorted((captain, offset) for captain in captains for offset in range(1, 26))
+
+
+async def test_two_events_with_first_frames_of_the_same_users_never_wait_for_each_other(rig: Rig) -> None:
+    """Both are held up half-way, each at a stream of its own, while a third event makes a stream that both want."""
+    mark = user()
+    new, gate, between, other_gate = (f"{mark}-{place}" for place in range(4))
+    for known in (gate, other_gate):
+        await rig.handle(withdrawn("filled", known, order_id=order_id()))
+
+    def begin(*users: str) -> asyncio.Task[Outcome]:
+        return asyncio.create_task(rig.handle(withdrawn("filled", *users, order_id=order_id())))
+
+    async with rig.held(other_gate):
+        async with rig.held(gate):
+            one = begin(new, gate, between)
+            await rig.all_ended_or_wait(one)
+            third = begin(between)
+            await rig.all_ended_or_wait(one, third)
+            other = begin(between, new, other_gate)
+            await rig.all_ended_or_wait(one, third, other)
+        await rig.all_ended_or_wait(one, third, other)
+    assert set(await asyncio.gather(one, third, other)) == {Outcome.APPLIED}
+    assert [frame.offset for frame in await rig.stream(between)] == [1, 2, 3]
+
+
+async def test_an_append_reads_little_though_its_plan_was_made_while_there_were_no_frames(rig: Rig) -> None:
+    told = "[]"
+    with contextlib.suppress(ZeroDivisionError):
+        async with rig.database.transaction() as connection:
+            await connection.execute("TRUNCATE notifications")
+            await connection.execute(PREPARE_APPEND)
+            await connection.execute(APPEND_ONE)
+            await connection.execute(MANY_FRAMES)
+            told = await connection.fetchval(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {APPEND_ONE}")
+            await connection.execute("DEALLOCATE append_one")
+            raise ZeroDivisionError  # leave nothing behind
+    (explained,) = json.loads(told)
+    assert explained["Plan"]["Shared Hit Blocks"] + explained["Plan"]["Shared Read Blocks"] < FEW_BLOCKS
 
 
 async def test_what_is_pushed_is_what_is_stored(rig: Rig) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import json
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -15,13 +15,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from websockets.asyncio.client import connect
 
-from deploy.local.stack import LocalStack
+from tests.integration import notifier_rig
 from tests.integration.notifier_rig import (
     PATIENCE_S,
     Ground,
     Phone,
     Replica,
-    ground,
     processes,
     replica,
     token,
@@ -30,6 +29,7 @@ from tests.integration.notifier_rig import (
 )
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
+here = notifier_rig.here
 HANDSHAKE = (
     b"GET /ws HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
@@ -41,12 +41,6 @@ CODES = {1000, 1002, 1005, 1007, 1009, 4400, 4401, 4429, CUT_OFF}
 
 Cut off is only who hangs up in the middle of a frame.
 """
-
-
-@pytest.fixture(scope="module")
-def here(stack: LocalStack) -> Iterator[Ground]:
-    with ground(stack) as fresh:
-        yield fresh
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

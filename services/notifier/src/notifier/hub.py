@@ -37,15 +37,17 @@ class Hub:
         self._clock = clock
         self._most_per_user = most_per_user
         self._read_wait_s = read_wait_s
-        self._sessions: dict[str, tuple[Session, ...]] = {}
+        # The oldest of each user; the others stand beside it. Hardly anybody has two, and a push looks at one less.
+        self._oldest: dict[str, Session] = {}
         self._reads = asyncio.Semaphore(MAX_CONCURRENT_READS)
         self._check_now = asyncio.Event()
 
     def enter(self, session: Session) -> None:
         """Take in a session; beyond the limit its user's oldest one is closed with 4409."""
-        sessions = self._sessions[session.user_id] = (*self._sessions.get(session.user_id, ()), session)
+        sessions = (*self._of(session.user_id), session)
+        self._keep(session.user_id, sessions)
         self._metrics.sockets.inc()
-        self._metrics.users.set(len(self._sessions))
+        self._metrics.opened.inc()
         if len(sessions) > self._most_per_user:
             self.leave(sessions[0], CloseCode.TOO_MANY_CONNECTIONS, "another connection took the place")
 
@@ -53,25 +55,34 @@ class Hub:
         """Let go of a session, closing it where a code is given; a second call does nothing."""
         if code is not None:
             session.close(code, reason)
-        sessions = self._sessions.get(session.user_id, ())
+        sessions = self._of(session.user_id)
         if session not in sessions:
             return
-        if len(sessions) == 1:
-            del self._sessions[session.user_id]
-        else:
-            self._sessions[session.user_id] = tuple(other for other in sessions if other is not session)
+        session.beside = ()
+        self._keep(session.user_id, tuple(other for other in sessions if other is not session))
         self._metrics.sockets.dec()
-        self._metrics.users.set(len(self._sessions))
+
+    def _of(self, user_id: str) -> tuple[Session, ...]:
+        """A user's sessions, the oldest first."""
+        oldest = self._oldest.get(user_id)
+        return () if oldest is None else (oldest, *oldest.beside)
+
+    def _keep(self, user_id: str, sessions: tuple[Session, ...]) -> None:
+        if sessions:
+            self._oldest[user_id], sessions[0].beside = sessions[0], sessions[1:]
+        else:
+            del self._oldest[user_id]
+        self._metrics.users.set(len(self._oldest))
 
     def push(self, appended: Iterable[Appended]) -> None:
         """Frames were committed, here or elsewhere: hand them to the sockets of their users."""
         now = self._clock.now()
-        get = self._sessions.get
+        get = self._oldest.get
         last: StoredFrame | None = None
         sent = 0
         for one in appended:
-            sessions = get(one.user_id)
-            if sessions is None:
+            session = get(one.user_id)
+            if session is None:
                 continue
             frame = one.frame
             if last is not None and (frame.event_time is not last.event_time or frame.event != last.event):
@@ -79,8 +90,10 @@ class Hub:
                 sent = 0
             last = frame
             wire = text_frame(event_head(frame.offset), frame.rest)
-            for session in sessions:
-                sent += session.deliver(one, wire, now)
+            sent += session.deliver(one, wire, now)
+            if session.beside:
+                for other in session.beside:
+                    sent += other.deliver(one, wire, now)
         if last is not None:
             self._metrics.pushes.live(last.event, now, last.event_time, sent)
 
@@ -93,7 +106,7 @@ class Hub:
 
     def sessions(self) -> list[Session]:
         """All of them, in no order that matters."""
-        return [session for sessions in self._sessions.values() for session in sessions]
+        return [session for oldest in self._oldest.values() for session in (oldest, *oldest.beside)]
 
     async def open_stream(self, user_id: str) -> Stream:
         """A user's stream.
@@ -165,6 +178,6 @@ class Hub:
     def _compare(self, streams: Iterable[Stream]) -> int:
         behind = 0
         for stream in streams:
-            for session in self._sessions.get(stream.user_id, ()):
+            for session in self._of(stream.user_id):
                 behind += session.head_is(epoch=stream.epoch, head=stream.head)
         return behind

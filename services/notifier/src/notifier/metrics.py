@@ -61,6 +61,11 @@ class Metrics:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.sockets = Gauge("weelo_notifier_sockets", "Authenticated sockets", registry=registry)
+        self.opened = Counter(
+            "weelo_notifier_opened",
+            "Sockets that were authenticated; many at once are a crowd that comes back",
+            registry=registry,
+        )
         self.sockets_limit = Gauge(
             "weelo_notifier_sockets_limit", "Sockets that this replica takes at most", registry=registry
         )

@@ -59,6 +59,7 @@ class Router:
         self._push = push
         self._caught_up = caught_up
         self._replica = new_id()
+        self._own = f'{{"replica":"{self._replica}"'.encode()  # so begins what this replica publishes
         self._waiting: deque[Appended] = deque()
         self._filled = asyncio.Event()
         self._listening = False
@@ -155,14 +156,15 @@ class Router:
                 await asyncio.wait_for(subscription.ping(), RECONNECT_PAUSE_S)
 
     def _take_in(self, data: bytes) -> None:
+        if data.startswith(self._own):
+            return  # Redis gives it back to whoever published it
         try:
-            replica, frames = _unpack(data)
+            frames = _unpack(data)
         except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
             log.warning("Message of an unknown form", extra={"reason": type(error).__name__})
             return
-        if replica != self._replica:
-            self._metrics.routed.labels("in").inc(len(frames))
-            self._push(frames)
+        self._metrics.routed.labels("in").inc(len(frames))
+        self._push(frames)
 
     def _channel(self, user_id: str) -> str:
         return f"{self._prefix}{zlib.crc32(user_id.encode()) % CHANNELS}"
@@ -194,17 +196,18 @@ def _pack(replica: str, frames: Sequence[Appended]) -> bytes:
 def _text(value: object) -> str:
     if not isinstance(value, str):
         raise TypeError("no text")
+    value.encode()  # JSON lets half a surrogate pass, and no metric, log or socket can write one
     return value
 
 
-def _unpack(data: bytes) -> tuple[str, list[Appended]]:
+def _unpack(data: bytes) -> list[Appended]:
     """What ``_pack`` made.
 
     Raises:
         ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError: it did not make this.
     """
     message: dict[str, Any] = json.loads(data)
-    frames = [
+    return [
         Appended(
             _text(user_id),
             _text(epoch),
@@ -220,4 +223,3 @@ def _unpack(data: bytes) -> tuple[str, list[Appended]]:
         )
         for user_id, epoch, offset, event, rest, event_time, traceparent, expires_at in message["frames"]
     ]
-    return message["replica"], frames

@@ -100,11 +100,11 @@ class Socket(ServerConnection):
         "_close_deadline_s",
         "_closing",
         "_cut",
+        "_direct",
         "_fragments",
         "_gate",
         "_listener",
         "_open",
-        "_passed_on",
         "_raw",
         "_unread",
         "_waiting",
@@ -125,7 +125,7 @@ class Socket(ServerConnection):
         self._cut: asyncio.TimerHandle | None = None
         self._raw: socket.socket | None = None
         self._open: socket.socket | None = None  # the same, while a frame would still be taken
-        self._passed_on = True  # something went to the transport, and may still wait there
+        self._direct: socket.socket | None = None  # the same, while nothing waits in the transport either
         self._fragments: list[Frame] | None = None
         self._unread: list[Message] | None = []
         self._waiting: asyncio.Future[None] | None = None
@@ -236,20 +236,20 @@ class Socket(ServerConnection):
 
         Straight to the kernel: the way through the event loop's transport costs a fifth more.
         """
-        raw = self._open
+        raw = self._direct
         if raw is None:
-            return
-        if self._passed_on:
+            if self._open is None:
+                return
             if self.transport.get_write_buffer_size():
                 self.transport.write(frame)
                 return
-            self._passed_on = False
+            raw = self._direct = self._open
         try:
             sent = raw.send(frame)
         except OSError:
             sent = 0  # full, or broken: then the transport finds out
         if sent != len(frame):
-            self._passed_on = True
+            self._direct = None
             self.transport.write(frame[sent:])
 
     def ask_for_life(self) -> None:
@@ -276,7 +276,7 @@ class Socket(ServerConnection):
         """Begin to close, once; False where it was begun before. The connection is cut at the close deadline."""
         if not self.is_open:
             return False
-        self._open = None
+        self._open = self._direct = None
         text = reason.encode()[:MAX_REASON_BYTES].decode(errors="ignore")
         self._closing = asyncio.create_task(self._close(code, text))
         return True
@@ -297,7 +297,7 @@ class Socket(ServerConnection):
 
     def send_data(self) -> None:
         """The library writes (a pong, a close): what follows must not overtake it half-way."""
-        self._passed_on = True
+        self._direct = None
         super().send_data()
 
     def pause_writing(self) -> None:
@@ -327,12 +327,12 @@ class Socket(ServerConnection):
         super().data_received(data)
         if self.is_open and self.protocol.state is not State.OPEN:
             # The client says goodbye, or broke the protocol: the library has answered, and nobody else waits for it.
-            self._open = None
+            self._open = self._direct = None
             self._cut = self.loop.call_later(self._close_deadline_s, self.transport.abort)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone; from here on its descriptor may be another's."""
-        self._open = None
+        self._open = self._direct = None
         if self._raw is not None:
             self._raw.detach()
             self._raw = None

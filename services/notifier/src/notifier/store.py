@@ -1,7 +1,8 @@
 """The notifier's SQL: streams, facts about offers and orders, retention.
 
 Every append happens under two kinds of row locks, in this order: the order's row, then the users' streams in the
-order of their ids. Judging comes in the statement after the lock, because a statement sees what stood when it began.
+order of their ids. Judging comes in the statement after the order's lock, because a statement sees what stood when it
+began; a stream's head is raised as it is once it is locked.
 """
 
 from __future__ import annotations
@@ -32,38 +33,38 @@ RETURNING search_over
 INSERT_ENDED_OFFERS = """
 INSERT INTO ended_offers (offer_id) SELECT DISTINCT unnest($1::text[]) ORDER BY 1 ON CONFLICT DO NOTHING
 """
-INSERT_MISSING_STREAMS = """
-INSERT INTO streams (user_id)
-SELECT wanted.user_id FROM (SELECT DISTINCT unnest($1::text[]) COLLATE "C" AS user_id) AS wanted
- WHERE NOT EXISTS (SELECT FROM streams WHERE streams.user_id = wanted.user_id)
- ORDER BY wanted.user_id
-ON CONFLICT DO NOTHING
-"""
 LOCK_STREAMS = "SELECT user_id FROM streams WHERE user_id = ANY($1::text[]) ORDER BY user_id FOR UPDATE"
-# Offsets are given to what is left once repeats and dead offers are out, so none is wasted.
+# Offsets are given to what is left once repeats and dead offers are out, so none is wasted. What that is judged by
+# changes only under the order's lock, which the caller holds. The streams are locked as they are raised, or made: in
+# the order of their users, for a sorted INSERT takes one row after the other.
+# Subqueries with a LIMIT are one look into an index each, whatever the planner thinks of a table: joined, a plan made
+# while the tables were empty read them whole, 50 ms a call. Arrays behind a SELECT hide their length, so that one plan
+# is kept; else each call is planned anew, which takes as long as the call.
 APPEND = """
 WITH wanted AS (
-    SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::timestamptz[]) WITH ORDINALITY
+    SELECT * FROM unnest((SELECT $1::text[]), (SELECT $2::text[]), (SELECT $3::text[]), (SELECT $4::text[]),
+                         (SELECT $5::timestamptz[])) WITH ORDINALITY
         AS w(user_id, event, body, offer_id, expires_at, place)
 ), fresh AS (
-    SELECT w.*, row_number() OVER (PARTITION BY w.user_id ORDER BY w.place) AS step
+    SELECT w.*, row_number() OVER (PARTITION BY w.user_id ORDER BY w.place) AS step,
+           count(*) OVER (PARTITION BY w.user_id) AS frames
       FROM wanted AS w
-     WHERE NOT EXISTS (SELECT FROM notifications AS n
-                        WHERE n.user_id = w.user_id AND n.event_id = $6 AND n.event = w.event)
+     WHERE (SELECT true FROM notifications AS n
+             WHERE n.user_id = w.user_id AND n.event_id = $6 AND n.event = w.event LIMIT 1) IS NULL
        AND (w.offer_id IS NULL OR (w.expires_at > clock_timestamp()
-            AND NOT EXISTS (SELECT FROM ended_offers AS e WHERE e.offer_id = w.offer_id)))
+            AND (SELECT true FROM ended_offers AS e WHERE e.offer_id = w.offer_id LIMIT 1) IS NULL))
 ), raised AS (
-    UPDATE streams AS s SET head = s.head + f.frames, touched_at = clock_timestamp()
-      FROM (SELECT user_id, count(*) AS frames FROM fresh GROUP BY user_id) AS f
-     WHERE s.user_id = f.user_id
-    RETURNING s.user_id, s.epoch, s.head - f.frames AS before
+    INSERT INTO streams AS s (user_id, head)
+    SELECT user_id, frames FROM fresh WHERE step = 1 ORDER BY user_id COLLATE "C"
+    ON CONFLICT (user_id) DO UPDATE SET head = s.head + excluded.head, touched_at = clock_timestamp()
+    RETURNING s.user_id, s.epoch, s.head
 ), added AS (
     INSERT INTO notifications (user_id, stream_offset, event_id, event, body, order_id, offer_id, expires_at,
                                event_time, traceparent)
-    SELECT f.user_id, r.before + f.step, $6, f.event, f.body::json, $7, f.offer_id, f.expires_at, $8, $9
+    SELECT f.user_id, r.head - f.frames + f.step, $6, f.event, f.body::json, $7, f.offer_id, f.expires_at, $8, $9
       FROM fresh AS f JOIN raised AS r USING (user_id)
 )
-SELECT f.place, r.epoch::text AS epoch, r.before + f.step AS stream_offset
+SELECT f.place, r.epoch::text AS epoch, r.head - f.frames + f.step AS stream_offset
   FROM fresh AS f JOIN raised AS r USING (user_id) ORDER BY f.place
 """
 SELECT_STREAM = "SELECT user_id, epoch, head, floor FROM streams WHERE user_id = $1"
@@ -150,12 +151,14 @@ async def append(
     order_id: str,
     traceparent: str | None,
 ) -> list[Appended]:
-    """Add one event's frames to their users' streams and return those that were new and worth sending."""
+    """Add one event's frames to their users' streams and return those that were new and worth sending.
+
+    The caller has locked the order's row.
+    """
     if not notices:
         return []
     users = [notice.user_id for notice in notices]
     bodies = [notice.body(event_id) for notice in notices]
-    await _lock_streams(connection, users)
     rows = await connection.fetch(
         APPEND,
         users,
@@ -183,14 +186,6 @@ async def append(
         )
         appended.append(Appended(notice.user_id, row["epoch"], frame))
     return appended
-
-
-async def _lock_streams(connection: Connection, users: Sequence[str]) -> None:
-    """Lock the users' streams, made where there are none, which is once in a user's life."""
-    locked = await connection.fetch(LOCK_STREAMS, users)
-    if len(locked) < len(set(users)):
-        await connection.execute(INSERT_MISSING_STREAMS, users)
-        await connection.execute(LOCK_STREAMS, users)
 
 
 async def open_stream(connection: Connection, user_id: str) -> Stream:
