@@ -68,6 +68,17 @@ async def test_a_key_whose_event_breaks_is_parked_alone_and_replayed_in_order_on
             flowing = await other.create(order_body(subtype))
             await others_inbox.wait_for("order_status_update", orderId=flowing.data["orderId"])
 
+            since = (datetime.now(UTC) - timedelta(minutes=5)).isoformat()
+            replay = ("events", "replay", "--group", "notifier", "--from", since)
+            async with asyncio.timeout(PATIENCE_S):
+                # The other order's event counts once its offset is committed: a moment after its frame is there.
+                while not (again := (await weelo.answers(*replay))["would"])["handledAgain"]:
+                    pass
+            (waiting,) = (await weelo.answers("parked", "list", order_id))["parked"]
+            assert again["stillParked"] == waiting["events"]  # repeats: they wait already
+            assert again["parkedAgain"] >= 1  # the order's first event, which was applied before
+            assert again["handledAgain"] + again["parkedAgain"] + again["stillParked"] <= again["records"]
+
             would = await weelo.answers("parked", "replay", "notifier", order_id)
             assert would["done"] is False
             too_soon = await weelo.says("parked", "replay", "notifier", order_id, "--yes")

@@ -17,11 +17,17 @@ import pytest
 from tests.e2e.city import City, new_subtype, order_body
 from tests.e2e.operator import Operator
 from tests.integration.events_rig import PATIENCE_S
-from weelo_cli.conventions import EXIT_INTERRUPTED
+from tests.integration.postgres_tls import other_authority, postgres_with_tls
+from weelo_cli.conventions import EXIT_INTERRUPTED, EXIT_NOT_WELL, EXIT_UNAVAILABLE
 from weelo_cli.ledger.counters import read_counters
 
 WEELO = Path(sys.executable).with_name("weelo")
 PLACE = "Connaught Place"  # the address in order_body
+READING_TABLES = (
+    ("ledger", "verify", "--quiet-deadline-s", "0"),
+    ("parked", "list"),
+    ("events", "replay", "--group", "expiry", "--from", "1h"),
+)
 SELECT_FRAMES = """
 SELECT user_id, stream_offset, event FROM notifications WHERE order_id = $1 ORDER BY 1, 2
 """
@@ -158,6 +164,25 @@ async def test_lag_outbox_and_the_ledger_tell_what_the_whole_system_is_at(
     outbox = await weelo.answers("outbox")
     assert [row["service"] for row in outbox["services"]] == ["order-api", "dispatcher", "notifier", "expiry"]
     assert outbox["services"][0]["relay"] is not None
+
+
+async def test_commands_reach_a_postgresql_over_tls_and_trusts_no_other_certificate(
+    city: City, weelo: Operator, tmp_path: Path
+) -> None:
+    asking = {**weelo.env, "POSTGRES_TLS": "verify-full"}
+    async with postgres_with_tls(city.stack, tmp_path / "right.pem"):
+        other_authority(tmp_path / "wrong.pem")
+        right = Operator({**asking, "POSTGRES_TLS_CA_FILE": str(tmp_path / "right.pem")})
+        wrong = Operator({**asking, "POSTGRES_TLS_CA_FILE": str(tmp_path / "wrong.pem")})
+        for command in READING_TABLES:
+            said = await right.says(*command)
+            assert said.exit_code in (0, EXIT_NOT_WELL), said.output  # it was read, and judged
+            refused = await wrong.says(*command)
+            assert refused.exit_code == EXIT_UNAVAILABLE, refused.output
+            assert "certificate verify failed" in refused.stderr
+        checked = await wrong.says("config", "check", "--json")
+        ill = [row["what"] for row in json.loads(checked.stdout)["checks"] if not row["ok"]]
+        assert [what.split()[0] for what in ill] == ["PostgreSQL"] * 4
 
 
 async def test_config_check_tells_what_can_be_reached_and_what_cannot(city: City, weelo: Operator) -> None:

@@ -7,17 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-import time
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 
 import httpx
-import jwt
 import pytest
 from aiokafka import TopicPartition
-from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from deploy.local.stack import LocalStack
 from expiry.settings import Settings
@@ -57,19 +53,11 @@ async def create_at_rate(home: Home, base_url: str) -> dict[str, datetime]:
     """The end of each order, by its id; orders go out at ``RATE``, however long an answer takes."""
     ends: dict[str, datetime] = {}
     limits = httpx.Limits(max_connections=64)
-    # Read once: to read a key takes longer than to create an order.
-    key = load_pem_private_key(home.stack.keys.jwt_private.read_bytes(), password=None)
-    assert isinstance(key, RSAPrivateKey)
-
-    def token(user: str) -> str:
-        claims = {"sub": user, "role": "customer", "iss": "weelo", "aud": "weelo-apps"}
-        return jwt.encode(claims | {"exp": time.time() + 600}, key, algorithm="RS256")
-
     async with httpx.AsyncClient(base_url=base_url, timeout=PATIENCE_S, limits=limits) as http:
 
         async def create() -> None:
             user = f"c-{secrets.token_hex(8)}"
-            order = data(await Caller(http, user, token(user)).create())["order"]
+            order = data(await Caller(http, user, home.token("customer", user)).create())["order"]
             ends[order["id"]] = parse_time(order["expiresAt"])
 
         async with asyncio.TaskGroup() as creates:

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,7 +17,7 @@ from deploy.local.stack import LocalStack
 from tests.faults.harm import frozen
 from tests.integration.expiry_history import History
 from tests.integration.expiry_processes import Client, ExpiryProcess, client_of, needs_faketime, replicas
-from tests.integration.expiry_rig import TOPICS, Bench, bench_on, create_topics, settings_for
+from tests.integration.expiry_rig import TOPICS, Bench, bench_on, create_topics, expiry_database, settings_for
 from weelo_common.events.timers import TimerScheduled
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(400)]
@@ -34,9 +33,8 @@ BUSY_S = 1.0  # that the tests' machine may add
 
 @pytest.fixture(scope="module")
 def dsn(stack: LocalStack) -> Iterator[str]:
-    prefix = f"ex{secrets.token_hex(3)}_"
-    yield stack.provision(prefix)["expiry"]
-    stack.remove(prefix)
+    with expiry_database(stack) as made:
+        yield made
 
 
 @pytest.fixture

@@ -18,7 +18,8 @@ from deploy.local.errors import StackError
 from deploy.local.settings import PROJECT
 from deploy.local.stack import say_on_stderr
 from tests.e2e.city import City
-from tests.e2e.traffic import Traffic
+from tests.e2e.traffic import Refused, Traffic
+from tools.chaos.logs import logged_errors
 from tools.chaos.report import ChaosReport
 from tools.chaos.rig import Rig, running_rig
 from tools.chaos.schedule import Fault, fingerprint, make_schedule
@@ -54,7 +55,10 @@ async def chaos(seed: int, seconds: float, run_dir: Path) -> ChaosReport:
             schedule=fingerprint(faults),
             done=rig.done,
             answers=traffic.answers,
-            slowest_503_s=traffic.slowest_503_s,
+            unanswered=traffic.unanswered,
+            slowest_503_s=max((one.seconds for one in _own(traffic.refused, rig)), default=0.0),
+            errors=logged_errors(run_dir / f"{name}.log" for name in rig.replicas),
+            log_folder=run_dir.relative_to(PROJECT),
             settled_s=time.monotonic() - healed,
             surprises=[*traffic.surprises, *rig.surprises, *left],
             ledger=ledger,
@@ -68,6 +72,11 @@ def _city(rig: Rig, client: object) -> City:
         for service, first in services.items()
     }
     return City(rig.stack, services, client, rig.stack.command_env(), spares=spares)  # type: ignore[arg-type]
+
+
+def _own(refused: Sequence[Refused], rig: Rig) -> list[Refused]:
+    """The 503s whose time was the replica's own: it was not frozen meanwhile."""
+    return [one for one in refused if not rig.stood_still(one.replica_url, one.at - one.seconds, one.at)]
 
 
 async def _rest(faults: Sequence[Fault], seconds: float) -> None:

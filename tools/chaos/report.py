@@ -25,7 +25,13 @@ class ChaosReport:
     """The schedule's fingerprint: the same seed and time give the same one."""
     done: Mapping[tuple[str, str], int]
     answers: Mapping[str, int]
+    unanswered: Mapping[str, int]
+    """Calls without a whole answer, by what cut them off: most of them met a replica that was being killed."""
     slowest_503_s: float
+    """Of a replica that was not itself frozen meanwhile."""
+    errors: Mapping[str, int]
+    """What the services logged as errors of their own."""
+    log_folder: Path
     settled_s: float
     """From the end of the faults until the ledger had judged."""
     surprises: Sequence[str]
@@ -53,11 +59,15 @@ class ChaosReport:
             lines.append(f"  {target:<13} {', '.join(parts)}")
         told = ", ".join(f"{self.answers.get(name, 0)} {name}" for name in TRAFFIC)
         lines.append(f"traffic: {told}; the slowest 503 took {self.slowest_503_s:.1f} s")
+        if self.unanswered:
+            cut_off = ", ".join(f"{count} × {what}" for what, count in sorted(self.unanswered.items()))
+            lines.append(f"unanswered and sent again: {cut_off}")
+        lines += [f"logged as an error, {count} ×: {what}" for what, count in sorted(self.errors.items())]
         lines += [f"SURPRISE {one}" for one in self.surprises[:SURPRISES_SHOWN]]
         lines += self.ledger.lines()
         lines.append(
             f"{'the ledger holds' if self.ledger.ok else 'THE LEDGER DOES NOT HOLD'}; "
-            f"settled and judged {self.settled_s:.1f} s after the last fault"
+            f"settled and judged {self.settled_s:.1f} s after the last fault; logs in {self.log_folder}"
         )
         return lines
 
@@ -73,8 +83,10 @@ class ChaosReport:
                 for (kind, target), count in sorted(self.done.items())
             ],
             "traffic": dict(sorted(self.answers.items())),
+            "unanswered": dict(sorted(self.unanswered.items())),
             "slowest503Seconds": self.slowest_503_s,
             "settledSeconds": self.settled_s,
+            "errors": dict(sorted(self.errors.items())),
             "surprises": list(self.surprises),
             "ledger": dict(self.ledger.statements),
             "evidence": {name: list(found) for name, found in self.ledger.evidence.items()},

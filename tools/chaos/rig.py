@@ -33,6 +33,15 @@ SERVICES_ENV = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Frozen:
+    """A replica that stood still, on the monotonic clock."""
+
+    replica_url: str
+    since: float
+    until: float
+
+
 @dataclass
 class Rig:
     """The running system, and what was done to it so far."""
@@ -48,6 +57,8 @@ class Rig:
     """Held while a target is broken: the next fault of the same target waits for its mending."""
     surprises: list[str] = field(default_factory=list)
     """Replicas that ended though nobody asked them to."""
+    freezes: list[Frozen] = field(default_factory=list)
+    """When which replica could not answer anybody."""
 
     async def harm(self, faults: Sequence[Fault]) -> None:
         """Do every fault at its time, and mend it at its end. Returns when all are mended."""
@@ -91,8 +102,12 @@ class Rig:
             await asyncio.sleep(fault.lasts_s)
             self.proxies[fault.target].mend()
         elif fault.kind is Kind.FREEZE:
+            since = time.monotonic()
             with frozen(self._child(fault.target)):
                 await asyncio.sleep(fault.lasts_s)
+            if fault.target in self.replicas:
+                url = self.replicas[fault.target].base_url
+                self.freezes.append(Frozen(url, since, time.monotonic()))
         else:
             await self._start_again(fault)
 
@@ -108,6 +123,12 @@ class Rig:
         await asyncio.to_thread(child.start)
         if fault.target in SERVERS:
             await asyncio.to_thread(self.stack.wait_server, fault.target)
+
+    def stood_still(self, replica_url: str, since: float, until: float) -> bool:
+        """Whether the replica was frozen at any time between."""
+        return any(
+            one.replica_url == replica_url and one.since < until and one.until > since for one in self.freezes
+        )
 
     async def _watch(self) -> None:
         """Start again what ended by itself, as an orchestrator would, and remember that it did."""
@@ -140,11 +161,13 @@ async def running_rig(run_dir: Path, say: Callable[[str], None]) -> AsyncIterato
             name: await ending.enter_async_context(TcpProxy(base + PROXY_OFFSETS[name], ports[name]))
             for name in SERVERS
         }
-        replicas = await asyncio.to_thread(_start, stack, base)
+        replicas = await asyncio.to_thread(_start, stack, run_dir, base)
         yield Rig(stack, replicas, proxies, say)
 
 
-def _start(stack: LocalStack, base: int) -> dict[str, ServiceProcess]:
+def _start(stack: LocalStack, run_dir: Path, base: int) -> dict[str, ServiceProcess]:
+    for log in run_dir.glob("*.log"):
+        log.unlink()  # what stands there afterwards is this run's alone
     stack.start_servers()
     dsns = stack.provision()
     with ThreadPoolExecutor(max_workers=1) as pool:

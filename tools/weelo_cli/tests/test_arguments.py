@@ -19,8 +19,11 @@ from weelo_cli.connections import SERVICES, Surroundings
 from weelo_cli.conventions import BadInput
 from weelo_cli.main import GROUP, build
 from weelo_cli.moments import BEGINNING, moment_of
+from weelo_cli.reading import open_reader
+from weelo_common.kafka import KafkaUnavailable
 
 SSL_REQUEST = bytes([0, 0, 0, 8]) + (80877103).to_bytes(4)  # PostgreSQL's message protocol, 55.7
+TLS_HANDSHAKE = b"\x16\x03"  # RFC 8446, 5.1: a record of a handshake
 NOW = datetime(2026, 2, 3, 10, 8, 28, tzinfo=UTC)
 
 
@@ -183,3 +186,37 @@ async def test_a_command_asks_postgresql_for_tls_where_the_environment_does() ->
             async with weelo.reading("expiry"):
                 pass
     assert asked[0] == SSL_REQUEST
+
+
+async def test_a_command_asks_kafka_for_tls_where_the_environment_does(tmp_path: Path) -> None:
+    asked: list[bytes] = []
+
+    async def broker(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.append(await reader.read(2))
+        writer.close()
+
+    async with await asyncio.start_server(broker, "127.0.0.1", 0) as listener:
+        sasl = {
+            "KAFKA_BOOTSTRAP_SERVERS": f"127.0.0.1:{listener.sockets[0].getsockname()[1]}",
+            "KAFKA_SECURITY_PROTOCOL": "SASL_SSL",
+            "KAFKA_SASL_USERNAME": "weelo-cli",
+            "KAFKA_SASL_PASSWORD": "hush1",
+            "KAFKA_REQUEST_DEADLINE_S": "1",
+        }
+        with pytest.raises(KafkaUnavailable):
+            async with open_reader(Surroundings(sasl).kafka()):
+                pass
+        with pytest.raises(BadInput, match="KAFKA_SSL_CAFILE: there is no such file"):
+            Surroundings({**sasl, "KAFKA_SSL_CAFILE": str(tmp_path / "none.pem")}).kafka()
+        with pytest.raises(BadInput, match="KAFKA_SASL_USERNAME"):
+            Surroundings({**sasl, "KAFKA_SASL_PASSWORD": ""}).kafka()
+    assert set(asked) == {TLS_HANDSHAKE}
+
+
+def test_a_dsn_that_is_none_is_named_and_not_quoted() -> None:
+    dsns = {
+        f"POSTGRES_LEDGER_DSN_{name}": "postgresql://…" for name in ("ORDER_API", "DISPATCHER", "NOTIFIER")
+    }
+    with pytest.raises(BadInput, match="POSTGRES_LEDGER_DSN_EXPIRY is no PostgreSQL DSN") as refused:
+        Surroundings({**dsns, "POSTGRES_LEDGER_DSN_EXPIRY": "hush1@postgres"}).check_databases()
+    assert "hush1" not in str(refused.value)

@@ -29,6 +29,8 @@ SERVICES = (ORDER_API, DISPATCHER, NOTIFIER, EXPIRY)
 DEFAULT_RUN_DIR = ".run/local"  # where `make up` records its stack, unless WEELO_RUN_DIR says otherwise
 CONNECT_DEADLINE_S = 5.0
 STATEMENT_DEADLINE_S = 30.0
+TLS_FILES = ("KAFKA_SSL_CAFILE", "KAFKA_SSL_CERTFILE", "KAFKA_SSL_KEYFILE")
+DSN_SCHEMES = ("postgresql://", "postgres://")
 # Any of these says that a system is meant, and which: then nothing is taken from a local stack beside it.
 TELLING_PREFIXES = ("KAFKA_BOOTSTRAP_SERVERS", "POSTGRES_DSN", "POSTGRES_LEDGER_DSN_", "WEELO_ORDER_API_URL")
 
@@ -90,11 +92,16 @@ class Surroundings:
             if value and name.isupper() and name.lower() in KafkaSettings.model_fields
         }
         try:
-            return KafkaSettings(**values)  # type: ignore[arg-type]  # pydantic reads text
+            settings = KafkaSettings(**values)  # type: ignore[arg-type]  # pydantic reads text
         except ValidationError as error:
             problem = error.errors(include_input=False, include_url=False)[0]
             name = ".".join(str(part) for part in problem["loc"]).upper()
             raise BadInput(f"bad setting: {name}: {problem['msg'].removeprefix('Value error, ')}") from None
+        for name in TLS_FILES:
+            path: Path | None = getattr(settings, name.lower())
+            if path is not None and not path.is_file():
+                raise BadInput(f"bad setting: {name}: there is no such file")
+        return settings
 
     def kafka(self) -> KafkaClients:
         """Clients for the brokers.
@@ -125,16 +132,28 @@ class Surroundings:
             url.rstrip("/") for url in self.env.get(f"WEELO_{_suffix(service)}_URL", "").split(",") if url
         ]
 
+    def check_databases(self) -> None:
+        """Whether all is set that reading every service's database takes; asks none of them.
+
+        Raises:
+            BadInput: something is missing or wrong.
+        """
+        for service in SERVICES:
+            self._dsn(f"POSTGRES_LEDGER_DSN_{_suffix(service)}")
+        self.postgres_tls()
+
     @contextlib.asynccontextmanager
-    async def reading(self, service: str) -> AsyncIterator[Connection]:
-        """One moment of a service's database, with the read-only role.
+    async def reading(
+        self, service: str, *, deadline_s: float = STATEMENT_DEADLINE_S
+    ) -> AsyncIterator[Connection]:
+        """One moment of a service's database, with the read-only role; ``deadline_s`` for each statement.
 
         Raises:
             BadInput: its DSN is not set.
             asyncpg.PostgresError, OSError, TimeoutError: PostgreSQL does not answer.
         """
         async with (
-            self._connected(f"POSTGRES_LEDGER_DSN_{_suffix(service)}") as connection,
+            self._connected(f"POSTGRES_LEDGER_DSN_{_suffix(service)}", deadline_s) as connection,
             connection.transaction(isolation="repeatable_read", readonly=True),
         ):
             yield connection
@@ -148,32 +167,40 @@ class Surroundings:
             asyncpg.PostgresError, OSError, TimeoutError: PostgreSQL does not answer.
         """
         async with (
-            self._connected(f"POSTGRES_DSN_{_suffix(service)}") as connection,
+            self._connected(f"POSTGRES_DSN_{_suffix(service)}", STATEMENT_DEADLINE_S) as connection,
             connection.transaction(),
         ):
             yield connection
 
     @contextlib.asynccontextmanager
-    async def _connected(self, name: str) -> AsyncIterator[Connection]:
-        dsn = self.env.get(name)
-        if not dsn:
-            raise BadInput(
-                f"{name} is not set: name the system in the environment, or start a local one (make up)"
-            )
+    async def _connected(self, name: str, deadline_s: float) -> AsyncIterator[Connection]:
+        dsn = self._dsn(name)
         try:
             connection = await asyncpg.connect(
                 dsn,
                 timeout=CONNECT_DEADLINE_S,
-                command_timeout=STATEMENT_DEADLINE_S,
+                command_timeout=deadline_s,
                 ssl=self.postgres_tls(),
                 server_settings={"application_name": "weelo-cli"},
             )
+        except ssl.SSLError:
+            raise  # a certificate that is not trusted is a ValueError, too
         except ValueError as error:  # asyncpg's word for a DSN that is none; it may hold the password
             raise BadInput(f"{name} is no PostgreSQL DSN ({type(error).__name__})") from None
         try:
             yield connection
         finally:
             await connection.close(timeout=CONNECT_DEADLINE_S)
+
+    def _dsn(self, name: str) -> str:
+        dsn = self.env.get(name)
+        if not dsn:
+            raise BadInput(
+                f"{name} is not set: name the system in the environment, or start a local one (make up)"
+            )
+        if not dsn.startswith(DSN_SCHEMES):
+            raise BadInput(f"{name} is no PostgreSQL DSN: it must begin with {' or '.join(DSN_SCHEMES)}")
+        return dsn
 
 
 def known_service(name: str) -> str:

@@ -16,14 +16,13 @@ from aiokafka.errors import KafkaError
 
 from weelo_cli.reading import TopicReader
 from weelo_cli.redaction import shown_event, shown_raw, shown_reason
+from weelo_common.dead_letters import RESOLUTION, RESOLVES
 from weelo_common.events import MalformedEvent, decode
 from weelo_common.events.topics import ALL_TOPICS, Topic
 from weelo_common.kafka import KafkaClients, KafkaUnavailable
 from weelo_common.parking import Record
 
 MARKS = "dlq-"  # how the headers begin that were put on a dead letter
-RESOLUTION = "dlq-resolution"
-RESOLVES = "dlq-resolves"
 RETRIED = "retried"
 DROPPED = "dropped"
 

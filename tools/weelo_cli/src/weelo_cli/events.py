@@ -204,7 +204,9 @@ async def _replay(group: str, start: str, end: str | None, names: list[str], yes
     surroundings = Surroundings.found()
     kafka = surroundings.kafka()
     async with open_reader(kafka) as reader:
-        plan = await make_plan(kafka, reader, group, begin, until, [_topic(name) for name in names])
+        plan = await make_plan(
+            surroundings, kafka, reader, group, begin, until, [_topic(name) for name in names]
+        )
     if not plan.back:
         raise Refused(f"group {group} has handled nothing from there on: there is nothing to move back")
     if not yes:

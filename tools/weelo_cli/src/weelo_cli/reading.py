@@ -21,6 +21,7 @@ from weelo_common.kafka import KafkaClients, KafkaUnavailable
 from weelo_common.parking import Record
 
 POLL_MS = 200
+FETCH_WAIT_MS = 20  # a fetch that a broker holds keeps the next question on its connection waiting
 QUIET_DEADLINE_S = 30.0  # brokers that give no record for so long, though there are some, are away
 
 Offsets = Mapping[TopicPartition, int]
@@ -110,7 +111,7 @@ class TopicReader:
 @contextlib.asynccontextmanager
 async def open_reader(kafka: KafkaClients) -> AsyncIterator[TopicReader]:
     """A reader that is connected; closed at the end."""
-    consumer = kafka.consumer(group=None)
+    consumer = kafka.consumer(group=None, fetch_max_wait_ms=FETCH_WAIT_MS)
     await kafka.start_consumer(consumer)
     try:
         yield TopicReader(kafka, consumer)

@@ -30,6 +30,27 @@ DELETE FROM inbox USING unnest($2::date[], $3::text[]) AS again (day, event_id)
  WHERE inbox.day = again.day AND inbox.consumer = $1 AND inbox.event_id = again.event_id
    AND NOT EXISTS (SELECT FROM parked WHERE parked.consumer = $1 AND parked.event_id = inbox.event_id)
 """
+COUNT_AGAIN = """
+SELECT count(*) FILTER (WHERE NOT waits AND NOT queues) AS handled,
+       count(*) FILTER (WHERE NOT waits AND queues) AS parked,
+       count(*) FILTER (WHERE waits) AS waiting
+  FROM (SELECT EXISTS (SELECT FROM parked
+                        WHERE parked.consumer = $1 AND parked.event_id = again.event_id) AS waits,
+               EXISTS (SELECT FROM parked_key
+                        WHERE parked_key.consumer = $1 AND parked_key.key = again.key) AS queues
+          FROM (SELECT DISTINCT * FROM unnest($2::text[], $3::text[]) AS event (event_id, key)) AS again
+       ) AS counted
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Again:
+    """What becomes of events that come again, as things stand: applied, or put behind what is parked of their key, or
+    dropped as repeats because they wait there already."""
+
+    handled: int
+    parked: int
+    waiting: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +62,9 @@ class Plan:
     members: int
     back: dict[TopicPartition, int]
     records: int
-    again: Sequence[tuple[date, str]]
+    forget: Sequence[tuple[date, str]]
     """What a service's inbox forgets: the day and the id of each event."""
+    again: Again
 
     @property
     def is_service(self) -> bool:
@@ -57,7 +79,9 @@ class Plan:
             "members": self.members,
             "partitions": len(self.back),
             "records": self.records,
-            "handledAgain": len(self.again) if self.is_service else self.records,
+            "handledAgain": self.again.handled,
+            "parkedAgain": self.again.parked,
+            "stillParked": self.again.waiting,
         }
 
     def lines(self) -> list[str]:
@@ -68,7 +92,12 @@ class Plan:
         ]
         if self.is_service:
             lines.append(
-                f"would let {self.group} apply {len(self.again)} of them again; the rest are repeats"
+                f"would let {self.group} apply {self.again.handled} of them again; the rest are repeats"
+            )
+        if self.again.parked or self.again.waiting:
+            lines.append(
+                f"but {self.again.parked} would be put behind what is parked of their keys, and "
+                f"{self.again.waiting} wait there already (weelo parked list --service {self.group})"
             )
         if self.members:
             lines.append(f"but {self.group} has {self.members} members now: stop them first, all of them")
@@ -76,6 +105,7 @@ class Plan:
 
 
 async def make_plan(
+    surroundings: Surroundings,
     kafka: KafkaClients,
     reader: TopicReader,
     group: str,
@@ -89,6 +119,7 @@ async def make_plan(
         BadInput: topics or a time that do not go with this group.
         Refused: it is too much.
         KafkaUnavailable: the brokers do not answer.
+        asyncpg.PostgresError, OSError, TimeoutError: a service's PostgreSQL does not answer.
     """
     own = [topic for topic in ALL_TOPICS if group in topic.groups]
     if own and (foreign := [topic.name for topic in topics if topic not in own]):
@@ -98,7 +129,7 @@ async def make_plan(
     chosen = list(topics) or own or [ORDERS_EVENTS]
     back: dict[TopicPartition, int] = {}
     records = 0
-    again: list[tuple[date, str]] = []
+    found: list[Handled] = []
     for topic in chosen:
         committed = await committed_offsets(kafka, reader, kafka.group_name(group), topic)
         pairs = list(committed)
@@ -109,10 +140,18 @@ async def make_plan(
         if own:
             ends = dict(committed) if until is None else await reader.offsets_at(pairs, until)
             last = {pair: min(ends[pair], committed[pair]) for pair in moving}
-            again += await _handled(reader, topic, moving, last)
-            if len(again) > MOST_EVENTS:
+            found += await _handled(reader, topic, moving, last)
+            if len(found) > MOST_EVENTS:
                 raise Refused(f"more than {MOST_EVENTS} events: choose a shorter time")
-    return Plan(group, [topic.name for topic in chosen], await _members(kafka, group), back, records, again)
+    return Plan(
+        group,
+        [topic.name for topic in chosen],
+        await _members(kafka, group),
+        back,
+        records,
+        [(one.day, one.event_id) for one in found],
+        await _again(surroundings, group, found) if own else Again(records, 0, 0),
+    )
 
 
 async def carry_out(surroundings: Surroundings, kafka: KafkaClients, plan: Plan) -> None:
@@ -121,10 +160,10 @@ async def carry_out(surroundings: Surroundings, kafka: KafkaClients, plan: Plan)
     Raises:
         KafkaUnavailable: the brokers do not answer, or refuse because the group has members again.
     """
-    if plan.is_service and plan.again:
+    if plan.is_service and plan.forget:
         async with surroundings.changing(plan.group) as connection:
             await connection.execute(
-                FORGET, plan.group, [day for day, _ in plan.again], [event_id for _, event_id in plan.again]
+                FORGET, plan.group, [day for day, _ in plan.forget], [event_id for _, event_id in plan.forget]
             )
     consumer = kafka.consumer(group=plan.group)
     await kafka.start_consumer(consumer)
@@ -137,18 +176,36 @@ async def carry_out(surroundings: Surroundings, kafka: KafkaClients, plan: Plan)
         await kafka.stop_consumer(consumer)
 
 
+@dataclass(frozen=True, slots=True)
+class Handled:
+    """An event that a service has had before, by its row in the inbox."""
+
+    day: date
+    event_id: str
+    key: str
+
+
 async def _handled(
     reader: TopicReader, topic: Topic, start: dict[TopicPartition, int], end: dict[TopicPartition, int]
-) -> list[tuple[date, str]]:
-    """The day and id of each event between, as the inbox has them."""
-    found: list[tuple[date, str]] = []
+) -> list[Handled]:
+    """Each event between."""
+    found: list[Handled] = []
     async for record in reader.between(topic, start, end):
         try:
             envelope = decode(topic, record.key, record.headers, record.value)
         except MalformedEvent:
             continue  # it is a dead letter, and in no inbox
-        found.append((envelope.time.astimezone(UTC).date(), envelope.id))
+        found.append(Handled(envelope.time.astimezone(UTC).date(), envelope.id, envelope.key))
     return found
+
+
+async def _again(surroundings: Surroundings, service: str, found: Sequence[Handled]) -> Again:
+    async with surroundings.reading(service) as connection:
+        row = await connection.fetchrow(
+            COUNT_AGAIN, service, [one.event_id for one in found], [one.key for one in found]
+        )
+    assert row is not None  # noqa: S101 - a SELECT of counts has one row
+    return Again(row["handled"], row["parked"], row["waiting"])
 
 
 async def _members(kafka: KafkaClients, group: str) -> int:

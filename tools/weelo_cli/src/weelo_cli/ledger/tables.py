@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 
-import asyncpg
-
+from weelo_cli.connections import SERVICES, Connection, Surroundings
 from weelo_cli.ledger.facts import AnswerRow, OrderRow, StreamRow, TruckRow
 
-CONNECT_DEADLINE_S = 5.0
 READ_DEADLINE_S = 60.0  # a whole table of a big run
 
 SELECT_ORDERS = """
@@ -47,15 +45,15 @@ class OrderTables:
 
 
 class Tables:
-    """The four services' databases, by the service's name."""
+    """The four services' databases."""
 
-    def __init__(self, dsns: Mapping[str, str]) -> None:
-        self._dsns = dsns
+    def __init__(self, surroundings: Surroundings) -> None:
+        self._surroundings = surroundings
 
     async def waiting(self) -> dict[str, int]:
         """What is not published yet, or not ended yet, by where it waits."""
         counts: dict[str, int] = {}
-        for service in self._dsns:
+        for service in SERVICES:
             async with self._snapshot(service) as connection:
                 counts[f"the outbox of {service}"] = await connection.fetchval(COUNT_OUTBOX)
                 if service == "expiry":
@@ -109,16 +107,8 @@ class Tables:
         async with self._snapshot("notifier") as connection:
             return [StreamRow(**dict(row)) for row in await connection.fetch(SELECT_STREAMS)]
 
-    @contextlib.asynccontextmanager
-    async def _snapshot(self, service: str) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
-        connection = await asyncpg.connect(
-            self._dsns[service], timeout=CONNECT_DEADLINE_S, command_timeout=READ_DEADLINE_S
-        )
-        try:
-            async with connection.transaction(isolation="repeatable_read", readonly=True):
-                yield connection
-        finally:
-            await connection.close(timeout=CONNECT_DEADLINE_S)
+    def _snapshot(self, service: str) -> AbstractAsyncContextManager[Connection]:
+        return self._surroundings.reading(service, deadline_s=READ_DEADLINE_S)
 
 
 def answered_order_id(body: bytes) -> str | None:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import asyncpg
-from pydantic import ValidationError
 
+from weelo_cli.connections import SERVICES, Surroundings
+from weelo_cli.conventions import BadInput
 from weelo_cli.ledger import statements
 from weelo_cli.ledger.counters import read_counters
 from weelo_cli.ledger.facts import Facts
@@ -21,9 +22,7 @@ from weelo_cli.ledger.report import LedgerReport
 from weelo_cli.ledger.tables import Tables
 from weelo_cli.ledger.topics import Topics
 from weelo_common.kafka import KafkaClients, KafkaUnavailable
-from weelo_common.settings import KafkaSettings
 
-SERVICES = ("order-api", "dispatcher", "notifier", "expiry")
 QUIET_DEADLINE_S = 60.0  # half a sweep: what hangs for longer is worth a look
 READ_DEADLINE_S = 60.0
 LOOK_PERIOD_S = 0.25
@@ -35,42 +34,27 @@ class LedgerError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class LedgerConfig:
-    """Where to read.
+    """What to judge; ``answered_201`` holds the order ids that clients were given."""
 
-    ``service_urls`` holds every replica that runs; ``answered_201`` the order ids that clients were given.
-    """
-
-    dsns: Mapping[str, str]
-    kafka: KafkaSettings
-    service_urls: Mapping[str, Sequence[str]]
+    surroundings: Surroundings
     answered_201: frozenset[str] = field(default_factory=frozenset)
     quiet_deadline_s: float = QUIET_DEADLINE_S
 
     @classmethod
     def from_env(cls, env: Mapping[str, str], answered_201: Iterable[str] = ()) -> LedgerConfig:
-        """From ``POSTGRES_LEDGER_DSN_*``, ``WEELO_*_URL`` (several by comma) and the ``KAFKA_*`` settings.
+        """From ``POSTGRES_LEDGER_DSN_*``, ``WEELO_*_URL`` (several by comma: every replica), and the settings of Kafka
+        and of PostgreSQL's TLS.
 
         Raises:
             LedgerError: one that is needed is missing or wrong.
         """
-        dsns: dict[str, str] = {}
-        urls: dict[str, list[str]] = {}
-        for service in SERVICES:
-            suffix = service.replace("-", "_").upper()
-            name = f"POSTGRES_LEDGER_DSN_{suffix}"
-            if not env.get(name):
-                raise LedgerError(f"{name} is not set: is the stack up (make up)?")
-            dsns[service] = env[name]
-            urls[service] = [url for url in env.get(f"WEELO_{suffix}_URL", "").split(",") if url]
-        values = {key.lower(): value for key, value in env.items() if key.startswith("KAFKA_") and value}
-        known = {key: value for key, value in values.items() if key in KafkaSettings.model_fields}
+        surroundings = Surroundings(env)
         try:
-            kafka = KafkaSettings.model_validate(known)
-        except ValidationError as error:
-            problem = error.errors(include_input=False, include_url=False)[0]
-            name = ".".join(str(part) for part in problem["loc"]).upper()
-            raise LedgerError(f"bad setting: {name}: {problem['msg']}") from None
-        return cls(dsns, kafka, urls, frozenset(answered_201))
+            surroundings.check_databases()
+            surroundings.kafka_settings()
+        except BadInput as error:
+            raise LedgerError(str(error)) from None
+        return cls(surroundings, frozenset(answered_201))
 
 
 async def verify(config: LedgerConfig) -> LedgerReport:
@@ -79,8 +63,8 @@ async def verify(config: LedgerConfig) -> LedgerReport:
     Raises:
         LedgerError: PostgreSQL or Kafka cannot be read.
     """
-    tables = Tables(config.dsns)
-    kafka = KafkaClients(config.kafka, client_id="weelo-ledger")
+    tables = Tables(config.surroundings)
+    kafka = KafkaClients(config.surroundings.kafka_settings(), client_id="weelo-ledger")
     give_up_at = time.monotonic() + config.quiet_deadline_s
     try:
         async with Topics(kafka) as topics:
@@ -94,6 +78,8 @@ async def verify(config: LedgerConfig) -> LedgerReport:
                 if not moved and not any(facts.lag.values()) and not any(facts.waiting.values()):
                     return report
                 await asyncio.sleep(LOOK_PERIOD_S)
+    except BadInput as error:
+        raise LedgerError(str(error)) from None
     except KafkaUnavailable as error:
         raise LedgerError(f"Kafka: {error}") from error
     except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
@@ -121,7 +107,9 @@ async def _read(config: LedgerConfig, tables: Tables, topics: Topics) -> tuple[F
     orders = await tables.order_tables()
     dispatcher_orders = await tables.dispatcher_orders()
     streams = await tables.streams()
-    consumers, silent = await read_counters(config.service_urls)
+    consumers, silent = await read_counters(
+        {service: config.surroundings.urls(service) for service in SERVICES}
+    )
     waiting, lag = await tables.waiting(), await topics.lag(ends)
     facts = Facts(
         answered_201=config.answered_201,
