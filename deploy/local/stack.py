@@ -6,27 +6,24 @@ the run folder is out of an unprivileged user's reach).
 """
 
 import os
-import secrets
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 from deploy.local import provision as databases
-from deploy.local.docker_servers import DockerServers
 from deploy.local.errors import StackError
 from deploy.local.gateway import LocalGateway, find_nginx
-from deploy.local.kafka_apache import LocalApacheKafka, ProxiedListener, pinned_version, why_not
-from deploy.local.kafka_tansu import TANSU, LocalTansu
+from deploy.local.kafka_apache import ProxiedListener
+from deploy.local.kafka_tansu import TANSU
 from deploy.local.keys import StackKeys, ensure_keys
 from deploy.local.ports import OFFSETS, check_free, free_block
-from deploy.local.postgres import LocalPostgres
 from deploy.local.processes import Child, Command, Nursery, run_to_end
-from deploy.local.redis_server import LocalRedis
 from deploy.local.run_folder import RunFolder
-from deploy.local.servers import Servers, kafka_answers, postgres_name, redis_name
+from deploy.local.servers import Servers
 from deploy.local.services import (
     MODULES,
     TANSU_DEFAULTS,
@@ -36,17 +33,9 @@ from deploy.local.services import (
     passed_through,
 )
 from deploy.local.settings import KafkaKind, read_settings
+from deploy.local.three_servers import SERVER_NAMES, ThreeServers, stop_together
 
 JOB_TIMEOUT_S = 120.0  # a migration of empty tables takes a second
-SERVER_NAMES = ("postgres", "redis", "kafka")
-
-
-class LocalServer(Protocol):
-    """How a server is started: what each of the modules beside this one offers."""
-
-    def prepare(self) -> Child: ...
-    def wait_ready(self, child: Child) -> str: ...
-    def clean(self) -> None: ...
 
 
 def say_on_stderr(line: str) -> None:
@@ -82,10 +71,8 @@ class LocalStack:
         self._nursery = Nursery()
         self._passwords = databases.new_passwords()
         self._base = 0
+        self._three: ThreeServers | None = None
         self._servers: Servers | None = None
-        self._docker: DockerServers | None = None
-        self._local: dict[str, LocalServer] = {}
-        self._children: dict[str, Child] = {}
         self._services: list[ServiceProcess] = []
         self._gateway: LocalGateway | None = None
         self._dsns: dict[str, str] = {}
@@ -107,7 +94,7 @@ class LocalStack:
             raise StackError("the servers are not started")
         return self._servers
 
-    @property
+    @cached_property
     def keys(self) -> StackKeys:
         """The stack's keys, made at the first call."""
         return ensure_keys(self.run_dir / "keys")
@@ -127,7 +114,16 @@ class LocalStack:
         self.folder.acquire()
         try:
             self._base = self._choose_base()
-            return self._start_servers()
+            self._three = ThreeServers(
+                self.settings,
+                self._base,
+                self._nursery,
+                env=self._env,
+                say=self._say,
+                kafka_proxied=self._kafka_proxied,
+            )
+            self._servers = self._three.start()
+            return self._servers
         except BaseException:
             self.stop()
             raise
@@ -135,13 +131,15 @@ class LocalStack:
     def server(self, name: str) -> Child:
         """The process of `postgres`, `redis` or `kafka`, to kill, freeze or start again. Raises StackError for
         a server that is given or runs in a container."""
-        if name not in self._children:
-            raise StackError(f"{name} is no child of this stack")
-        return self._children[name]
+        if self._three is None:
+            raise StackError("the servers are not started")
+        return self._three.child(name)
 
     def wait_server(self, name: str) -> None:
         """Wait until a server that was started again answers."""
-        self._local[name].wait_ready(self.server(name))
+        if self._three is None:
+            raise StackError("the servers are not started")
+        self._three.wait_ready(name)
 
     def kafka_line(self) -> str:
         """One line that says which broker runs and what that means."""
@@ -302,30 +300,20 @@ class LocalStack:
 
     def stop(self) -> None:
         """End everything that was started, the gateway and the services first; remove the servers' data."""
-        gateway = [] if self._gateway is None else self._gateway.children
-        for group in (gateway, list(reversed(self._services)), list(reversed(self._children.values()))):
-            for child in group:
-                child.thaw()
-                child.terminate()  # all at once: they drain side by side
-            for child in group:
-                child.stop()
-        if self._docker is not None:
-            self._docker.stop()
-            self._docker = None
-        for server in self._local.values():
-            server.clean()
+        stop_together([] if self._gateway is None else self._gateway.children)
+        stop_together(list(reversed(self._services)))
+        if self._three is not None:
+            self._three.stop()
         self._gateway = None
         self._services.clear()
-        self._children.clear()
-        self._local.clear()
+        self._three = None
         self._servers = None
         self.folder.release()
 
     def _all_children(self) -> list[Child]:
         gateway = [] if self._gateway is None else self._gateway.children
-        return [*self._children.values(), *self._services, *gateway]
-
-    # ---- the inside of start_servers
+        servers = () if self._three is None else self._three.children
+        return [*servers, *self._services, *gateway]
 
     def _choose_base(self) -> int:
         given = {
@@ -340,88 +328,5 @@ class LocalStack:
             check_free(self.settings.port_base, [name for name, server in given.items() if not server])
         return self.settings.port_base
 
-    def _start_servers(self) -> Servers:
-        settings = self.settings
-        if settings.docker:
-            self._docker = DockerServers(self._port("kafka"), secrets.token_hex(16), self._say)
-            self._servers = self._docker.start()
-            return self._servers
-        kafka = None if settings.given_kafka else self._make_kafka()
-        if kafka is not None:
-            self._local["kafka"] = kafka
-            if isinstance(kafka, LocalApacheKafka):
-                kafka.fetch()  # before the threads: a Ctrl-C must end a slow download
-        postgres = None
-        if not settings.given_postgres:
-            postgres = LocalPostgres(
-                self.run_dir, self._port("postgres"), self._nursery, self._env, settings.postgres_fsync
-            )
-            self._local["postgres"] = postgres
-        redis = None
-        if not settings.given_redis:
-            redis = LocalRedis(self.run_dir, self._port("redis"), self._nursery, self._env)
-            self._local["redis"] = redis
-        with ThreadPoolExecutor(max_workers=len(SERVER_NAMES)) as pool:
-            starting = {
-                name: pool.submit(self._start_server, name, server) for name, server in self._local.items()
-            }
-            try:
-                names = {name: future.result() for name, future in starting.items()}
-            except BaseException:
-                for child in list(self._children.values()):
-                    child.kill()  # so that what still waits for an answer gives up
-                raise
-        self._servers = Servers(
-            kafka_bootstrap=settings.given_kafka or (kafka.bootstrap if kafka else ""),
-            postgres_admin_dsn=settings.given_postgres or (postgres.dsn if postgres else ""),
-            redis_url=settings.given_redis or (redis.url if redis else ""),
-            kafka_name=names.get("kafka") or self._given_kafka_name(),
-            postgres_name=names.get("postgres") or self._given_name("POSTGRES_DSN", postgres_name),
-            redis_name=names.get("redis") or self._given_name("REDIS_URL", redis_name),
-            kafka_idempotence=settings.given_kafka_idempotence if kafka is None else kafka.idempotence,
-        )
-        return self._servers
-
-    def _start_server(self, name: str, server: LocalServer) -> str:
-        child = server.prepare()
-        self._children[name] = child
-        child.start()
-        return server.wait_ready(child)
-
-    def _make_kafka(self) -> LocalApacheKafka | LocalTansu:
-        missing = None
-        if self.settings.kafka != "tansu":
-            missing = why_not(self._env, self.settings.cache_dir)
-        if self.settings.kafka == "tansu" or (missing and self.settings.kafka is None):
-            if missing:
-                self._say(f"no Apache Kafka here: {missing}; Tansu runs instead")
-            return LocalTansu(self.run_dir, self._port("kafka"), self._nursery, self._env)
-        if missing:
-            raise StackError(f"Apache Kafka {pinned_version()} cannot run: {missing}")
-        return LocalApacheKafka(
-            self.run_dir,
-            self.settings.cache_dir,
-            self._port("kafka"),
-            self._port("kafka-controller"),
-            self._nursery,
-            self._env,
-            self._say,
-            self._kafka_proxied,
-        )
-
     def _port(self, name: str) -> int:
         return self._base + OFFSETS[name]
-
-    def _given_name(self, setting: str, ask: Callable[[str], str | None]) -> str:
-        name = ask(self._env[setting])
-        if name is None:
-            raise StackError(f"nothing answers where {setting} says")
-        return name
-
-    def _given_kafka_name(self) -> str:
-        bootstrap = self.settings.given_kafka or ""
-        # A broker behind SASL or TLS is asked by the services, which have the settings for it.
-        plain = self._env.get("KAFKA_SECURITY_PROTOCOL", "PLAINTEXT") == "PLAINTEXT"
-        if plain and not kafka_answers(bootstrap):
-            raise StackError("nothing answers where KAFKA_BOOTSTRAP_SERVERS says")
-        return f"Kafka at {bootstrap}"

@@ -14,6 +14,7 @@ from deploy.validate.findings import Finding, MissingProgram
 from deploy.validate.gateway import check_gateway
 from deploy.validate.images import check_images
 from deploy.validate.kubernetes import check_kubernetes
+from deploy.validate.observability import check_observability
 from deploy.validate.prometheus import check_prometheus
 from deploy.validate.scripts import check_scripts
 from deploy.validate.settings import check_settings
@@ -26,6 +27,7 @@ CHECKS: Mapping[str, Callable[[Path], list[Finding]]] = {
     "ecs": check_ecs,
     "settings": check_settings,
     "prometheus": check_prometheus,
+    "observability": check_observability,
     "scripts": check_scripts,
 }
 
@@ -42,7 +44,7 @@ def main(root: Path = PROJECT) -> int:
             found, word = [], f"could not run: {missing}"
             failed = True
         failed = failed or bool(found)
-        print(f"{name:<12} {time.monotonic() - started:5.1f} s  {word}")
+        print(f"{name:<13} {time.monotonic() - started:5.1f} s  {word}")
         for one in found:
             print(f"    {one}")
     return int(failed)

@@ -11,6 +11,8 @@ import yaml
 from deploy.validate.findings import Finding, MissingProgram, find_program, lines_as_findings, run_program
 
 COMPOSE = Path("docker-compose.yml")
+PROVIDERS = Path("deploy/compose/grafana-dashboards.yml")
+SCREENS = "deploy/observability/grafana"
 NODE = Path(__file__).parent / "node"
 RULES = Path(__file__).with_name("dclint.yml")
 LOCAL_TAG = ":local"  # built here, never pulled
@@ -27,7 +29,10 @@ def check_compose(root: Path) -> list[Finding]:
     if code != 0:
         return lines_as_findings(str(COMPOSE), code, output)
     services: dict[str, Any] = yaml.safe_load((root / COMPOSE).read_text(encoding="utf-8"))["services"]
-    return [one for name, service in services.items() for one in _service(name, service, services)]
+    return [
+        *(one for name, service in services.items() for one in _service(name, service, services)),
+        *_dashboards(root, services),
+    ]
 
 
 def _service(name: str, service: Mapping[str, Any], services: Mapping[str, Any]) -> Iterator[Finding]:
@@ -55,3 +60,17 @@ def _service(name: str, service: Mapping[str, Any], services: Mapping[str, Any])
         wanted = "service_completed_successfully" if ends else "service_healthy"
         if how.get("condition") != wanted:
             yield Finding(where, f"must wait for {other} by {wanted}")
+
+
+def _dashboards(root: Path, services: Mapping[str, Any]) -> Iterator[Finding]:
+    """Grafana is told of a folder, and the dashboards are mounted there."""
+    mounted = {
+        volume.split(":")[1]
+        for service in services.values()
+        for volume in service.get("volumes", ())
+        if volume.startswith(f"./{SCREENS}:")
+    }
+    for provider in yaml.safe_load((root / PROVIDERS).read_text(encoding="utf-8"))["providers"]:
+        folder = provider["options"]["path"]
+        if folder not in mounted:
+            yield Finding(str(PROVIDERS), f"looks for dashboards in {folder}, where nothing is mounted")

@@ -1,7 +1,8 @@
 """Schemas of the kinds that Kubernetes itself does not know: the part of them that we use, and nothing beside it.
 
 HTTPRoute after the Gateway API's standard channel (gateway.networking.k8s.io/v1), ExternalSecret after the External
-Secrets operator (external-secrets.io/v1). A field that is missing here and needed there is added here.
+Secrets operator (external-secrets.io/v1), PrometheusRule and PodMonitor after the Prometheus operator
+(monitoring.coreos.com/v1). A field that is missing here and needed there is added here.
 """
 
 from __future__ import annotations
@@ -132,4 +133,77 @@ EXTERNAL_SECRET = _kind(
     ),
 )
 
-FOREIGN = {"HTTPRoute": HTTP_ROUTE, "ExternalSecret": EXTERNAL_SECRET}
+_PROMETHEUS_DURATION = {"type": "string", "pattern": "^([0-9]+(ms|s|m|h|d))+$"}
+_TEXTS = {"type": "object", "additionalProperties": {"type": "string"}}
+
+PROMETHEUS_RULE = _kind(
+    "monitoring.coreos.com/v1",
+    "PrometheusRule",
+    _object(
+        ["groups"],
+        groups={
+            "type": "array",
+            "minItems": 1,
+            "items": _object(
+                ["name", "rules"],
+                name={"type": "string", "minLength": 1},
+                interval=_PROMETHEUS_DURATION,
+                rules={
+                    "type": "array",
+                    "items": {
+                        **_object(
+                            ["expr"],
+                            record={"type": "string", "pattern": "^[a-zA-Z_:][a-zA-Z0-9_:]*$"},
+                            alert={"type": "string", "minLength": 1},
+                            expr={"type": "string", "minLength": 1},
+                            labels=_TEXTS,
+                            annotations=_TEXTS,
+                            **{"for": _PROMETHEUS_DURATION},
+                        ),
+                        "oneOf": [{"required": ["record"]}, {"required": ["alert"]}],
+                    },
+                },
+            ),
+        },
+    ),
+)
+
+POD_MONITOR = _kind(
+    "monitoring.coreos.com/v1",
+    "PodMonitor",
+    _object(
+        ["selector", "podMetricsEndpoints"],
+        jobLabel={"type": "string", "minLength": 1},
+        selector=_object(
+            [],
+            matchLabels=_TEXTS,
+            matchExpressions={
+                "type": "array",
+                "items": _object(
+                    ["key", "operator"],
+                    key={"type": "string"},
+                    operator={"enum": ["In", "NotIn", "Exists", "DoesNotExist"]},
+                    values={"type": "array", "items": {"type": "string"}},
+                ),
+            },
+        ),
+        podMetricsEndpoints={
+            "type": "array",
+            "minItems": 1,
+            "items": _object(
+                ["port", "path"],
+                port=_NAME,
+                path=_PATH,
+                interval=_PROMETHEUS_DURATION,
+                scrapeTimeout=_PROMETHEUS_DURATION,
+            ),
+        },
+    ),
+)
+
+FOREIGN = {
+    "HTTPRoute": HTTP_ROUTE,
+    "ExternalSecret": EXTERNAL_SECRET,
+    "PrometheusRule": PROMETHEUS_RULE,
+    "PodMonitor": POD_MONITOR,
+}

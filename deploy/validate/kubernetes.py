@@ -10,6 +10,7 @@ from pathlib import Path
 import jsonschema
 import kubernetes_validate
 
+from deploy.local.provision import SERVICES
 from deploy.validate.findings import Finding
 from deploy.validate.foreign_kinds import FOREIGN
 from deploy.validate.manifests import OVERLAYS, Rendered, name_of, render
@@ -19,6 +20,8 @@ from deploy.validate.traffic import check_traffic
 VERSIONS = ("1.31", "1.37")  # the oldest and the newest Kubernetes that the manifests are for
 PSA_LABEL = "pod-security.kubernetes.io/enforce"
 DEV = "dev"
+DASHBOARD_LABEL = "grafana_dashboard"  # what Grafana's sidecar looks for
+NAME_LABEL = "app.kubernetes.io/name"
 
 
 def check_kubernetes(root: Path) -> list[Finding]:
@@ -39,6 +42,7 @@ def check_kubernetes(root: Path) -> list[Finding]:
                     check_traffic(rendered, root),
                     _namespaces(rendered),
                     _references(rendered),
+                    _watched(rendered),
                 )
                 for one in check
             ]
@@ -97,3 +101,28 @@ def _references(rendered: Rendered) -> Iterator[Finding]:
         account = workload.pod.get("serviceAccountName")
         if account is not None and rendered.find("ServiceAccount", account) is None:
             yield Finding(workload.where, f"there is no ServiceAccount {account}")
+
+
+def _watched(rendered: Rendered) -> Iterator[Finding]:
+    """Grafana's sidecar finds the dashboards, and the Prometheus operator the port of every service."""
+    if not any(DASHBOARD_LABEL in one["metadata"].get("labels", {}) for one in rendered.kind("ConfigMap")):
+        yield Finding(f"overlay {rendered.overlay}", f"no ConfigMap has the label {DASHBOARD_LABEL}")
+    pods = {one.labels.get(NAME_LABEL): one for one in rendered.workloads() if one.kind == "Deployment"}
+    for monitor in rendered.kind("PodMonitor"):
+        spec = monitor["spec"]
+        named = {
+            name
+            for expression in spec["selector"].get("matchExpressions", ())
+            if expression["key"] == NAME_LABEL
+            for name in expression.get("values", ())
+        }
+        for service in SERVICES:
+            if service not in named or service not in pods:
+                yield Finding(name_of(monitor), f"does not read {service}")
+                continue
+            ports = {port.get("name") for one in pods[service].containers for port in one.get("ports", ())}
+            for endpoint in spec["podMetricsEndpoints"]:
+                if endpoint["port"] not in ports:
+                    yield Finding(
+                        name_of(monitor), f"reads the port {endpoint['port']}, which {service} has not"
+                    )

@@ -7,6 +7,7 @@ K8S = "deploy/k8s/base"
 ORDER_API = f"{K8S}/order-api"
 PRODUCTION = "deploy/k8s/overlays/production"
 TASK = "deploy/ecs/services/order-api"
+SCREENS = "deploy/observability/grafana"
 
 # One line each: which check, which file, what stands there, what somebody makes of it, and what the check says then.
 # fmt: off
@@ -95,6 +96,19 @@ BROKEN = [
     ("prometheus", "deploy/compose/prometheus.yml", "scrape_interval: 5s", "scrape_interval: soon", "soon"),
     ("prometheus", "deploy/observability/alarms.rules.yml", "weelo_ready == 0", "weelo_ready = 0", "could not parse expression"),
     ("prometheus", "deploy/observability/slo.rules.yml", "> 14.4 * 0.001", "> 140.4 * 0.001", "CreatesBudgetBurnsFast"),
+    # ---- dashboards and alarms
+    ("observability", f"{SCREENS}/weelo-expiry.json", '"unit": "s"', '"unit": "ms"', "is not what `python -m deploy.observability` makes"),
+    ("observability", f"{SCREENS}/weelo-expiry.json", "weelo_expiry_pending", "weelo_expiry_pendings", "nobody tells weelo_expiry_pendings"),
+    ("observability", f"{SCREENS}/weelo-notifier.json", "sum by (code)", "sum by (colour)", "no metric of it has the label colour"),
+    ("observability", f"{SCREENS}/weelo-order-flow.json", '"panels": [', '"panels": [,', "is no JSON"),
+    ("observability", "deploy/observability/alarms.rules.yml", "by (job) (weelo_ready) == 0", "by (job) (weelo_readdy) == 0", "ServiceNotReady: nobody tells weelo_readdy"),
+    ("observability", "deploy/observability/slo.rules.yml", 'le="1.0"', 'le="1.1"', "weelo_notifier_push_seconds_bucket has no bucket 1.1"),
+    ("observability", "deploy/observability/operator/prometheus-rule.yaml", "weelo_outbox_age_seconds) > 10", "weelo_outbox_age_seconds) > 100", "is not what `python -m deploy.observability` makes"),
+    ("kubernetes", "deploy/observability/operator/prometheus-rule.yaml", "severity: warning", "severity: 1", "1 is not of type 'string'"),
+    ("kubernetes", "deploy/observability/operator/pod-monitor.yaml", "jobLabel:", "jobLable:", "jobLable"),
+    ("kubernetes", "deploy/observability/operator/pod-monitor.yaml", "port: http", "port: web", "reads the port web, which order-api has not"),
+    ("kubernetes", "deploy/observability/kustomization.yaml", 'grafana_dashboard: "1"', 'dashboard: "1"', "no ConfigMap has the label grafana_dashboard"),
+    ("compose", "deploy/compose/grafana-dashboards.yml", "/etc/weelo-dashboards", "/etc/dashboards", "looks for dashboards in /etc/dashboards, where nothing is mounted"),
     ("scripts", "deploy/postgres/init.sh", 'sql="$(dirname "$0")', 'sql="$(dirname $0)', "SC2086"),
 ]
 # fmt: on

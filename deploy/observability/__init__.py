@@ -1,0 +1,1 @@
+"""What is looked at: dashboards and alarms, as code."""
