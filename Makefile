@@ -19,10 +19,10 @@ ID ?= c-1
 SEED ?= 1
 MINUTES ?= 10
 
-.PHONY: help setup lock demo up down token test test-unit test-faults chaos lint format typecheck contracts contract-tools deploy-tools validate-deploy docs-settings verify-ledger bench-intake bench-relay bench-matching bench-positions bench-fanout bench-timers clean
+.PHONY: help setup lock demo up down token test test-unit test-faults chaos lint format typecheck contracts contract-tools deploy-tools validate-deploy dashboards docs-settings verify-ledger bench-intake bench-relay bench-matching bench-positions bench-fanout bench-timers bench-e2e clean
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 16
 
 setup: $(STAMP) ## make .venv with everything pinned in requirements.lock
 
@@ -95,9 +95,13 @@ contract-tools: ## install others' tools that the contract is checked with, wher
 deploy-tools: ## install dclint, which validate-deploy asks, where npm is on the machine
 	@if command -v npm >/dev/null; then $(MAKE) --no-print-directory --silent $(NODE_DEPLOY)/node_modules/.installed; \
 	else echo "npm is not there: docker-compose.yml cannot be checked"; fi
+	@command -v prometheus >/dev/null || echo "prometheus is not there (Debian: apt-get install prometheus): rules, and dashboards on the running services, cannot be checked"
 
 validate-deploy: setup deploy-tools ## check all of deploy/ without a cluster, an account or an engine
 	@$(BIN)/python -m deploy.validate
+
+dashboards: setup ## write the dashboards, the PrometheusRule and docs/metrics.md anew from their descriptions and the code
+	@$(BIN)/python -m deploy.observability
 
 docs-settings: setup ## write docs/settings.md anew from the services' Settings classes
 	@$(BIN)/python -m deploy.settings_reference
@@ -132,6 +136,10 @@ bench-fanout: setup contract-tools ## measure pushing to 5,000 sockets beside C 
 bench-timers: setup ## measure a million timers beside polling Redis and PostgreSQL (some four minutes)
 	@$(BIN)/python -m deploy.local fetch
 	@$(BIN)/python -m bench.timers
+
+bench-e2e: setup ## measure a booking to the captain's socket through all four services (some two minutes)
+	@$(BIN)/python -m deploy.local fetch
+	@$(BIN)/python -m bench.e2e
 
 clean: ## remove what the tools and the local stack wrote, but not .venv
 	rm -rf $(NODE_CHECKS)/node_modules $(NODE_DEPLOY)/node_modules $(NODE_EXAMPLE)/node_modules $(NODE_PHONES)/node_modules .run .mypy_cache .ruff_cache .pytest_cache .hypothesis demo-report.json

@@ -182,6 +182,8 @@ def test_kcat_reads_every_event(published: Published, topic: Topic) -> None:
             "-e",
             "-q",
             "-J",
+            "-X",
+            "fetch.wait.max.ms=10",  # it asks until every partition says that there is no more
         ],
         capture_output=True,
         text=True,

@@ -57,10 +57,9 @@ class City:
 
     def phone(self, role: str, person_id: str) -> Phone:
         """A phone with a fresh token."""
-        key = self.stack.keys.jwt_private.read_text()
-        return Phone(
-            self.client, person_id, make_token(key, role, person_id, name="Test", phone="+910000000000")
-        )
+        key = self.stack.keys.user_key
+        token = make_token(key, role, person_id, name="Test", phone="+910000000000")
+        return Phone(self.client, person_id, token)
 
     def customer(self) -> Customer:
         """A customer nobody else is."""

@@ -1,124 +1,116 @@
-"""One trace id from the customer's request to the captain's phone."""
+"""One trace from the customer's request to the captain's phone, where its caller records it; none where he does not.
+
+The services send their traces to a collector of this run, and begin none by themselves (``OTEL_TRACES_SAMPLE_RATIO`` is
+0): all hangs on what comes in a request's ``traceparent``.
+"""
 
 from __future__ import annotations
 
-import contextlib
 import secrets
-from collections.abc import AsyncIterator, Iterator
-from typing import Any
-from uuid import uuid4
 
-import pytest
-from opentelemetry import trace
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
-from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-
-import dispatcher.main
-import expiry.main
-import notifier.main
-import order_api.main
-from deploy.local.stack import LocalStack
-from tests.e2e.city import City, Customer, new_subtype, order_body
+from tests.e2e.city import Captain, City, new_subtype, order_body
+from tests.e2e.collector import CollectedSpan, Collector
 from tests.integration.events_rig import until
-from tools.demo.phone import API, new_client
-from weelo_common.lifecycle import Lifecycle, running
-from weelo_common.settings import load
 
-MAINS: dict[str, Any] = {
-    "expiry": expiry.main,
-    "notifier": notifier.main,
-    "dispatcher": dispatcher.main,
-    "order-api": order_api.main,
+RECORDED, NOT_RECORDED = "03", "02"  # with the flag that the id is random, which SDKs set as well
+
+# What joins the booking and the offer, and what follows from the captain's yes: who does it, and its name.
+OF_A_BOOKING = {
+    ("order-api", "POST /api/v1/orders"),
+    ("order-api", "redis EVALSHA"),
+    ("order-api", "postgres transaction"),
+    ("order-api", "publish orders.events.v1"),
+    ("order-api", "publish timers.commands.v1"),
+    ("expiry", "handle weelo.timer.scheduled.v1"),
+    ("dispatcher", "handle weelo.order.created.v1"),
+    ("dispatcher", "postgres transaction"),
+    ("dispatcher", "match"),
+    ("dispatcher", "publish dispatch.offers.v1"),
+    ("order-api", "handle weelo.dispatch.offers_made.v1"),
+    ("notifier", "handle weelo.dispatch.offers_made.v1"),
+    ("notifier", "postgres transaction"),
+    ("notifier", "push new_broadcast"),
+}
+OF_AN_ACCEPT = {
+    ("order-api", "POST /api/v1/orders/{order_id}/accept"),
+    ("order-api", "publish orders.events.v1"),
+    ("dispatcher", "handle weelo.order.truck_assigned.v1"),
+    ("notifier", "push trip_assigned"),
 }
 
 
-@pytest.fixture
-def spans() -> Iterator[InMemorySpanExporter]:
-    """Every span of this process."""
-    exporter = InMemorySpanExporter()
-    provider = trace.get_tracer_provider()
-    if not isinstance(provider, TracerProvider):
-        provider = TracerProvider(shutdown_on_exit=False)
-        trace.set_tracer_provider(provider)
-    provider.add_span_processor(SimpleSpanProcessor(exporter))
-    yield exporter
-    exporter.shutdown()
+def traceparent(trace_id: str, flags: str) -> tuple[str, str]:
+    """A caller's context, and the id of the span in it."""
+    span_id = secrets.token_hex(8)
+    return f"00-{trace_id}-{span_id}-{flags}", span_id
 
 
-class InProcess:
-    """Stands where a service's process stands, for the city's people."""
-
-    def __init__(self, life: Lifecycle, ws_port: int) -> None:
-        self.base_url = f"http://127.0.0.1:{life.http_port}"
-        self.ws_url = f"ws://127.0.0.1:{ws_port}/ws"
+def names(spans: list[CollectedSpan]) -> set[tuple[str, str]]:
+    return {(span.service, span.name) for span in spans}
 
 
-@contextlib.asynccontextmanager
-async def city_in_this_process(stack: LocalStack, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[City]:
-    """The four services in this process, on databases and topics of their own."""
-    prefix = f"trace{uuid4().hex[:6]}_"
-    dsns = stack.provision(prefix)
-    stack.provision()  # service_env() wants the plain ones, too
-    kafka = {"KAFKA_TOPIC_PREFIX": prefix.replace("_", "."), "KAFKA_REPLICATION_FACTOR": "1"}
-    stack.create_topics(kafka)
-    services: dict[str, Any] = {}
-    async with contextlib.AsyncExitStack() as lives:
-        for name, module in MAINS.items():
-            env = {**kafka, "POSTGRES_DSN": dsns[name], "HTTP_PORT": "0", "WS_PORT": str(ws_port(stack))}
-            stack.migrate([name], env)
-            with monkeypatch.context() as patch:
-                for key, value in (stack.service_env(name) | env).items():
-                    patch.setenv(key, value)
-                settings = load(module.Settings)
-            life = await lives.enter_async_context(running(module.build, settings))
-            services[name] = InProcess(life, int(env["WS_PORT"]))
-            await until(lambda life=life: not life.health.not_ready(), f"{name} is ready")  # type: ignore[misc]
-        client = await lives.enter_async_context(new_client())
-        yield City(stack, services, client, {})
+def orphans(spans: list[CollectedSpan], callers_span: str) -> list[CollectedSpan]:
+    """Spans before which the chain is broken."""
+    known = {span.span_id for span in spans} | {callers_span}
+    return [span for span in spans if span.parent_id not in known]
 
 
-def ws_port(stack: LocalStack) -> int:
-    """A port that is free now."""
-    import socket
-
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
-
-
-async def test_one_trace_joins_request_database_kafka_matching_and_push(
-    stack: LocalStack, spans: InMemorySpanExporter, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    subtype, trace_id = new_subtype(), secrets.token_hex(16)
-    async with city_in_this_process(stack, monkeypatch) as city, city.captain(subtype) as captain:
-        customer: Customer = city.customer()
-        response = await city.client.post(
-            f"{city.services['order-api'].base_url}{API}/orders",
-            json=order_body(subtype),
-            headers={
-                "authorization": f"Bearer {customer.phone.token}",
-                "traceparent": f"00-{trace_id}-{secrets.token_hex(8)}-01",
-            },
+async def booked(city: City, captain: Captain, context: str | None) -> str:
+    """An order whose offer is on the captain's phone; he takes it, and is done with it at once."""
+    customer = city.customer()
+    headers = {"authorization": f"Bearer {customer.phone.token}"}
+    if context is not None:
+        headers["traceparent"] = context
+    made = await city.client.post(
+        city.url("order-api", "/orders"), json=order_body(captain.subtype), headers=headers
+    )
+    assert made.status_code == 201, made.text
+    order_id: str = made.json()["data"]["orderId"]
+    offer = await captain.offer(order_id)
+    won = await city.client.post(
+        city.url("order-api", f"/orders/{order_id}/accept"),
+        json={"offerToken": offer.data["offerToken"]},
+        headers=headers | {"authorization": f"Bearer {captain.phone.token}"},
+    )
+    assert won.status_code == 200, won.text
+    await captain.inbox.wait_for("trip_assigned", orderId=order_id)
+    truck = won.json()["data"]["truckRequest"]["id"]
+    for step in ("start", "complete"):
+        answer = await captain.phone.call(
+            "POST", city.url("order-api", f"/truck-requests/{truck}/{step}"), {}
         )
-        assert response.status_code == 201
-        await captain.offer(response.json()["data"]["orderId"])
+        assert answer.ok, answer.body
+    return order_id
 
-        def names() -> set[str]:
-            return {
-                span.name
-                for span in spans.get_finished_spans()
-                if span.context is not None and f"{span.context.trace_id:032x}" == trace_id
-            }
 
-        wanted = {
-            "POST /api/v1/orders",
-            "postgres transaction",
-            "publish orders.events.v1",
-            "handle weelo.order.created.v1",
-            "match",
-            "publish dispatch.offers.v1",
-            "handle weelo.dispatch.offers_made.v1",
-            "push new_broadcast",
-        }
-        await until(lambda: wanted <= names(), f"the spans {wanted - names()}")
+async def test_a_callers_recorded_trace_goes_through_http_postgres_redis_kafka_and_the_socket(
+    city: City, collector: Collector
+) -> None:
+    trace_id = secrets.token_hex(16)
+    context, callers_span = traceparent(trace_id, RECORDED)
+    wanted = OF_A_BOOKING | OF_AN_ACCEPT
+    async with city.captain(new_subtype()) as captain:
+        await booked(city, captain, context)
+        await until(
+            lambda: wanted <= names(collector.spans(trace_id)),
+            f"the spans {wanted - names(collector.spans(trace_id))}",
+        )
+        # A child may come before its parent, which another service sends.
+        await until(lambda: not orphans(collector.spans(trace_id), callers_span), "the parent of every span")
+    first = {span.parent_id for span in collector.spans(trace_id) if span.name == "POST /api/v1/orders"}
+    assert first == {callers_span}
+
+
+async def test_no_span_is_opened_in_any_service_for_what_its_caller_does_not_record(
+    city: City, collector: Collector
+) -> None:
+    recorded = secrets.token_hex(16)
+    before = {span.trace_id for span in collector.spans()}
+    async with city.captain(new_subtype()) as captain:
+        await booked(city, captain, None)
+        await booked(city, captain, traceparent(secrets.token_hex(16), NOT_RECORDED)[0])
+        # A service sends its spans in the order in which they ended: what comes of this one comes last.
+        await booked(city, captain, traceparent(recorded, RECORDED)[0])
+        wanted = OF_A_BOOKING | OF_AN_ACCEPT
+        await until(lambda: wanted <= names(collector.spans(recorded)), "the recorded order's spans")
+    assert {span.trace_id for span in collector.spans()} - before == {recorded}

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any
@@ -13,13 +14,22 @@ from uuid import uuid4
 
 from tests.e2e.city import Captain, City, Customer, new_subtype, order_body
 from tests.integration.events_rig import until
-from tools.demo.phone import Answer, Phone, Unanswered
+from tools.demo.phone import API, Answer, Phone, Unanswered
 from tools.weelo_client.notifications import Notification
 
 CUSTOMERS = 10
 CAPTAINS = 12
 PATIENCE_S = 30.0  # of a person whose service was killed
 PAUSE_S = 0.2  # before the same call again
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """One 503: the replica that gave it, when (on the monotonic clock), and how long it took."""
+
+    replica_url: str
+    at: float
+    seconds: float
 
 
 @dataclass
@@ -31,12 +41,19 @@ class Traffic:
     subtype: str = field(default_factory=new_subtype)
     answers: Counter[str] = field(default_factory=Counter)
     surprises: list[str] = field(default_factory=list)
-    slowest_503_s: float = 0.0
+    refused: list[Refused] = field(default_factory=list)
+    unanswered: Counter[str] = field(default_factory=Counter)
+    """Calls that got no whole answer, by what cut them off."""
     patience_s: float = PATIENCE_S
     """How long a person insists; longer where more than one thing is broken at a time."""
     people: set[str] = field(default_factory=set)
     """The captains, whose sockets are open."""
     _closing: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def slowest_503_s(self) -> float:
+        """Of all; 0 where there was none."""
+        return max((one.seconds for one in self.refused), default=0.0)
 
     @contextlib.asynccontextmanager
     async def flowing(self) -> AsyncIterator[None]:
@@ -73,9 +90,9 @@ class Traffic:
         async with asyncio.timeout(self.patience_s):
             while True:
                 url = self.city.url(service, path)
-                with contextlib.suppress(Unanswered):
+                with self._unanswered():
                     answer = await phone.call(method, url, body, idempotency_key=key)
-                    self._note(answer)
+                    self._note(answer, url)
                     if answer.status != 503 and answer.code != "CONCURRENT_REQUEST":
                         return answer
                 self.answers["again"] += 1
@@ -106,9 +123,10 @@ class Traffic:
     async def _search_end(self, customer: Customer, order_id: str) -> None:
         async with asyncio.timeout(self.patience_s):
             while True:
-                with contextlib.suppress(Unanswered):
-                    read = await customer.read(order_id)
-                    self._note(read)
+                url = self.city.url("order-api", f"/orders/{order_id}")
+                with self._unanswered():
+                    read = await customer.phone.call("GET", url)
+                    self._note(read, url)
                     if read.ok and not read.data["order"]["searching"]:
                         self.answers[read.data["order"]["status"]] += 1
                         return
@@ -152,10 +170,18 @@ class Traffic:
             )
             self._expect(declined, 200, "OFFER_EXPIRED")
 
-    def _note(self, answer: Answer) -> None:
+    @contextlib.contextmanager
+    def _unanswered(self) -> Iterator[None]:
+        """A call that may get no answer."""
+        try:
+            yield
+        except Unanswered as error:
+            self.unanswered[str(error).rpartition(" ")[2]] += 1
+
+    def _note(self, answer: Answer, url: str) -> None:
         """What the contract promises of any answer, whatever is broken behind it."""
         if answer.status == 503:
-            self.slowest_503_s = max(self.slowest_503_s, answer.seconds)
+            self.refused.append(Refused(url.partition(API)[0], time.monotonic(), answer.seconds))
             self.answers["503"] += 1
         if answer.status == 500 or answer.code == "NOT_AN_ENVELOPE":
             self.surprises.append(f"{answer.status} {answer.body[:200]!r}")

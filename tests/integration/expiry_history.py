@@ -17,7 +17,7 @@ from weelo_common.clock import to_milliseconds
 from weelo_common.events.timers import TimerCancelled, TimerFired, TimerScheduled
 
 OWNERS = ("order-api", "dispatcher")
-LAST_DUE_S = 12.0  # the furthest ahead that a timer of a history is
+LAST_DUE_S = 12.0  # the furthest ahead that a timer of a history is, unless it is told otherwise
 
 
 @dataclass
@@ -63,6 +63,7 @@ class History:
     random: Random
     clock_ahead_s: float = 0.0
     """Of the database, against this process."""
+    last_due_s: float = LAST_DUE_S
     keys: dict[str, Key] = field(default_factory=dict)
 
     async def go_on(self, keys: int, commands: int) -> None:
@@ -124,7 +125,9 @@ class History:
         order_id = key.name.partition(":")[2]
         if self.random.random() < 0.3:
             return TimerCancelled(timer_key=key.name, version=version, order_id=order_id)
-        due_in_s = self.random.choice((-5.0, 0.0, 0.5, 2.0, 2.0, 2.0, self.random.uniform(0, LAST_DUE_S)))
+        due_in_s = self.random.choice(
+            (-5.0, 0.0, 0.5, 2.0, 2.0, 2.0, self.random.uniform(0, self.last_due_s))
+        )
         due_at = datetime.now(UTC) + timedelta(seconds=due_in_s + self.clock_ahead_s)
         return TimerScheduled(
             timer_key=key.name,

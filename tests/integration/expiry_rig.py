@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncIterator, Callable, Collection, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -49,6 +49,16 @@ def settings_for(stack: LocalStack, dsn: str, **others: object) -> Settings:
             **others,
         }
     )
+
+
+@contextlib.contextmanager
+def expiry_database(stack: LocalStack) -> Iterator[str]:
+    """The DSN of a database of its own, gone at the end."""
+    prefix = f"ex{secrets.token_hex(3)}_"
+    try:
+        yield stack.provision(prefix)["expiry"]
+    finally:
+        stack.remove(prefix)
 
 
 async def create_topics(kafka: KafkaClients, *topics: Topic) -> None:

@@ -24,7 +24,7 @@ from order_api.metrics import OrderMetrics
 from order_api.settings import Settings
 from tests.integration.events_rig import until
 from tests.integration.openapi_conformance import Conformance
-from tests.integration.service_rig import ServiceHome, service_home
+from tests.integration.service_rig import NO_TLS, ServiceHome, service_home
 from weelo_common.events import Envelope, Event, OrderEvent, decode
 from weelo_common.events.topics import (
     DISPATCH_OFFERS,
@@ -185,7 +185,9 @@ async def order_api(home: Home, **changes: Any) -> AsyncIterator[Rig]:
     inside = home.settings()
     async with (
         running(build, settings) as life,
-        httpx.AsyncClient(base_url=f"http://127.0.0.1:{life.http_port}", timeout=PATIENCE_S) as http,
+        httpx.AsyncClient(
+            base_url=f"http://127.0.0.1:{life.http_port}", timeout=PATIENCE_S, verify=NO_TLS
+        ) as http,
         Database.open(inside, application_name="test") as database,
     ):
         document = Conformance((await http.get("/openapi.json")).json())

@@ -21,6 +21,7 @@ from redis.asyncio import Redis
 from order_api.model import TruckStatus, status_of
 from tests.integration.order_api_process_rig import OrderApiProcess
 from tests.integration.order_api_rig import PATIENCE_S, Home, body, signed_offer, token_of
+from weelo_cli.connections import Surroundings
 from weelo_cli.ledger.facts import Facts, LoggedEvent
 from weelo_cli.ledger.statements import judge
 from weelo_cli.ledger.tables import Tables
@@ -188,7 +189,8 @@ class Town:
 
     async def _ledger(self) -> list[str]:
         """The ledger's statements. Other services have no part here: what they would say is left empty."""
-        tables = await Tables({"order-api": self.home.values["postgres_dsn"]}).order_tables()
+        surroundings = Surroundings({"POSTGRES_LEDGER_DSN_ORDER_API": self.home.values["postgres_dsn"]})
+        tables = await Tables(surroundings).order_tables()
         name = self.kafka.topic_name(ORDERS_EVENTS)
         pairs = [TopicPartition(name, number) for number in range(ORDERS_EVENTS.partitions)]
         async with Topics(self.kafka) as topics:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import time
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 
 from deploy.local.ports import free_block
+from tools.chaos.logs import logged_errors
 from tools.chaos.proxy import TcpProxy
 from tools.chaos.schedule import MOST_AT_ONCE, SERVERS, Kind, fingerprint, make_schedule, replica_names
 
@@ -100,3 +103,21 @@ async def test_a_slow_connection_takes_its_time_in_both_directions() -> None:
         assert time.monotonic() - began >= 0.1
         proxy.mend()
         writer.close()
+
+
+def test_the_report_counts_the_errors_that_services_logged_and_leaves_out_those_of_others(
+    tmp_path: Path,
+) -> None:
+    log = tmp_path / "expiry.log"
+    lines = [
+        {
+            "level": "ERROR",
+            "service": "expiry",
+            "message": "Task was destroyed\ntask: …",
+            "logger": "asyncio",
+        },
+        {"level": "ERROR", "service": "expiry", "message": "Unable connect", "logger": "aiokafka.conn"},
+        {"level": "WARNING", "service": "expiry", "message": "Firing waits", "logger": "expiry.firing"},
+    ]
+    log.write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"level": "ERR')
+    assert logged_errors([log, log]) == {"expiry: Task was destroyed": 2}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
 
@@ -12,7 +11,7 @@ import pytest
 from deploy.local.stack import LocalStack
 from expiry.main import build
 from tests.integration.expiry_processes import Client, client_of
-from tests.integration.expiry_rig import TOPICS, Bench, bench_on, create_topics, settings_for
+from tests.integration.expiry_rig import TOPICS, Bench, bench_on, create_topics, expiry_database, settings_for
 from weelo_common.events.timers import TimerFired, TimerScheduled
 from weelo_common.lifecycle import running
 
@@ -35,9 +34,8 @@ FROM generate_series(0, $1::integer - 1) AS number
 
 @pytest.fixture(scope="module")
 def dsn(stack: LocalStack) -> Iterator[str]:
-    prefix = f"ex{secrets.token_hex(3)}_"
-    yield stack.provision(prefix)["expiry"]
-    stack.remove(prefix)
+    with expiry_database(stack) as made:
+        yield made
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
 import time
 from collections.abc import AsyncIterator, Iterator
 
@@ -11,11 +10,13 @@ import pytest
 
 from deploy.local.stack import LocalStack
 from expiry.publisher import Publisher
+from tests.integration.events_rig import until
 from tests.integration.expiry_rig import (
     TRACEPARENT,
     Bench,
     bench_on,
     create_topics,
+    expiry_database,
     fired_events,
     settings_for,
     timer_of,
@@ -28,9 +29,8 @@ TRACE_ID = TRACEPARENT.split("-")[1]
 
 @pytest.fixture(scope="module")
 def dsn(stack: LocalStack) -> Iterator[str]:
-    prefix = f"ex{secrets.token_hex(3)}_"
-    yield stack.provision(prefix)["expiry"]
-    stack.remove(prefix)
+    with expiry_database(stack) as made:
+        yield made
 
 
 @pytest.fixture
@@ -189,6 +189,21 @@ async def test_what_kafka_did_not_take_is_fired_once_it_does(topicless: Bench) -
     assert await bench.states() == {"o-1": "fired", "o-2": "fired"}
     assert len({envelope.id for envelope in await fired_events(bench.kafka, 2)}) == 2
     assert await bench.open_firings() == 0
+
+
+async def test_an_outage_is_told_once_and_its_end_with_it(
+    topicless: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench = topicless
+    await bench.schedule("o-1")
+    async with bench.replica() as replica, replica.running():
+        await until(lambda: replica.metrics.errors._value.get() >= 3, "it was tried three times")
+        assert replica.firer.trouble == "KafkaUnavailable"
+        await create_topics(bench.kafka, TIMERS_FIRED)
+        await until(lambda: replica.firer.trouble is None, "it fires")
+    assert await bench.states() == {"o-1": "fired"}
+    told = [record.getMessage() for record in caplog.records if record.name == "expiry.firing"]
+    assert told == ["Firing waits", "Firing goes on"]
 
 
 async def test_a_firing_that_another_has_finished_is_not_published_again(topicless: Bench) -> None:

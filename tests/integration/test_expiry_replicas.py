@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from random import Random
@@ -16,18 +15,18 @@ import pytest
 from deploy.local.stack import LocalStack
 from tests.integration.expiry_history import History
 from tests.integration.expiry_processes import client_of, needs_faketime, replicas
-from tests.integration.expiry_rig import TOPICS, Bench, bench_on, create_topics, settings_for
+from tests.integration.expiry_rig import TOPICS, Bench, bench_on, create_topics, expiry_database, settings_for
 
 pytestmark = pytest.mark.timeout(180)
 
+LAST_DUE_S = 6.0  # of a timer: beyond the kill and the stop, and no longer to wait for
 SETTLE_S = 30.0  # after a kill: the session, a rebalance, the last timers, a busy machine
 
 
 @pytest.fixture(scope="module")
 def dsn(stack: LocalStack) -> Iterator[str]:
-    prefix = f"ex{secrets.token_hex(3)}_"
-    yield stack.provision(prefix)["expiry"]
-    stack.remove(prefix)
+    with expiry_database(stack) as made:
+        yield made
 
 
 @pytest.fixture
@@ -42,7 +41,7 @@ async def test_a_random_history_with_a_kill_and_a_stop_fires_every_timer_once(
 ) -> None:
     async with client_of(bench.kafka) as client:
         with replicas(bench.settings, tmp_path, 0, 0) as (first, second):
-            history = History(client, Random("a kill and a stop"))
+            history = History(client, Random("a kill and a stop"), last_due_s=LAST_DUE_S)
             await history.go_on(keys=100, commands=120)
             first.kill()
             await history.go_on(keys=100, commands=120)
@@ -61,7 +60,7 @@ async def test_three_replicas_whose_clocks_are_30_s_apart_fire_by_the_databases_
 ) -> None:
     async with client_of(bench.kafka) as client:
         with replicas(bench.settings, tmp_path, -30, 0, 30) as processes:
-            history = History(client, Random("clocks"))
+            history = History(client, Random("clocks"), last_due_s=LAST_DUE_S)
             await history.go_on(keys=200, commands=250)
             await history.all_fired(SETTLE_S)
             history.check(await bench.settled(client))

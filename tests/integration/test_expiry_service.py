@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
@@ -15,7 +14,14 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from deploy.local.stack import LocalStack
 from expiry.main import build
 from expiry.settings import Settings
-from tests.integration.expiry_rig import TOPICS, create_topics, delete_topics, empty_tables, settings_for
+from tests.integration.expiry_rig import (
+    TOPICS,
+    create_topics,
+    delete_topics,
+    empty_tables,
+    expiry_database,
+    settings_for,
+)
 from weelo_common.events.envelope import Event, decode, encode, seal
 from weelo_common.events.timers import MAX_PAYLOAD_BYTES, TimerCancelled, TimerFired, TimerScheduled
 from weelo_common.events.topics import EXPIRY, TIMERS_COMMANDS, TIMERS_FIRED, Topic
@@ -98,9 +104,8 @@ class Broker:
 
 @pytest.fixture(scope="module")
 def dsn(stack: LocalStack) -> Iterator[str]:
-    prefix = f"ex{secrets.token_hex(3)}_"
-    yield stack.provision(prefix)["expiry"]
-    stack.remove(prefix)
+    with expiry_database(stack) as made:
+        yield made
 
 
 @pytest.fixture

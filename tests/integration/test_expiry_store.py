@@ -13,6 +13,7 @@ import pytest
 from deploy.local.stack import LocalStack
 from expiry.domain import Firing
 from expiry.store import CLAIM_BACKLOG, CLAIM_HELD, LOAD, TimerStore
+from tests.integration.expiry_rig import expiry_database
 from tests.integration.wrong_clock import with_wrong_clock
 from weelo_common.migrate import CREATE_LEDGER, INSERT_APPLIED, migrate, migrations_of
 from weelo_common.postgres import Connection, Database, database_now
@@ -23,9 +24,8 @@ STORE = TimerStore()
 
 @pytest.fixture(scope="module")
 def dsn(stack: LocalStack) -> Iterator[str]:
-    prefix = f"ex{secrets.token_hex(3)}_"
-    yield stack.provision(prefix)["expiry"]
-    stack.remove(prefix)
+    with expiry_database(stack) as made:
+        yield made
 
 
 @pytest.fixture

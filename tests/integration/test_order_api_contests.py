@@ -13,6 +13,7 @@ from uuid import uuid4
 
 import httpx
 import pytest
+import pytest_asyncio
 
 from deploy.local.stack import LocalStack
 from tests.integration.order_api_rig import (
@@ -29,8 +30,9 @@ from tests.integration.order_api_rig import (
 )
 from weelo_common.events.topics import ORDERS_EVENTS
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 CAPTAINS = 50
-CONTESTS = 20
+CONTESTS = 10
 MANY_CONTESTS = 1000
 FRESH = 100  # contests with the same people: their tokens are good for ten minutes
 # Around the end, in ms: the accept or the end by time that waits first for the row gets it about then.
@@ -52,7 +54,7 @@ def home(stack: LocalStack) -> Iterator[Home]:
         yield made
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def rig(home: Home) -> AsyncIterator[Rig]:
     async with order_api(home) as running:
         yield running
@@ -114,7 +116,7 @@ async def test_around_the_last_millisecond_an_accept_wins_only_before_the_end(
     seen: Counter[bool] = Counter()
     for moment_ms in MOMENTS_MS:
         customer, captain = rig.customer(), rig.captain()
-        order_id = data(await customer.create())["orderId"]
+        order_id = data(await insisted(customer.create))["orderId"]
         racers: list[Callable[[], Awaitable[httpx.Response]]] = [
             lambda c=captain, o=order_id: c.accept(o, rig.offer(o, c)),  # type: ignore[misc]
             lambda c=customer, o=order_id: c.post(f"/orders/{o}/cancel"),  # type: ignore[misc]

@@ -80,3 +80,22 @@ async def test_who_was_too_slow_for_his_lock_does_not_release_the_next_ones(rig:
                 await asyncio.sleep(0.01)
         await short.leave(slow, customer, None, None)
         assert await long.enter(customer, ENDPOINT, None) == Busy()
+
+
+async def test_what_the_gate_says_is_counted(home: Home) -> None:
+    async with order_api(home, creates_per_minute=2) as rig, RedisClient.open(rig.settings) as redis:
+        customer = rig.customer()
+        await customer.create("key-1")
+        await customer.create("key-1")
+        held = await gate(redis).enter(customer.user_id, ENDPOINT, None)
+        assert isinstance(held, Entered)
+        assert code(await customer.create("key-2")) == (409, "CONCURRENT_REQUEST")
+        await gate(redis).leave(held, customer.user_id, None, None)
+        assert code(await customer.create("key-3")) == (429, "RATE_LIMITED")
+
+        def counted(outcome: str) -> float | None:
+            name = "weelo_order_api_gate_total"
+            return rig.life.registry.get_sample_value(name, {"outcome": outcome})
+
+        assert [counted(outcome) for outcome in ("entered", "replay", "busy", "rate_limited")] == [1, 1, 1, 1]
+        assert counted("unlocked") == 0

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 
 import pytest
+import pytest_asyncio
 
 from deploy.local.stack import LocalStack
 from order_api.gate import Entered, Gate
@@ -29,6 +30,7 @@ from weelo_common.events import OrderCreated, TimerScheduled
 from weelo_common.events.topics import ORDERS_EVENTS, TIMERS_COMMANDS
 from weelo_common.redis_client import RedisClient
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 NOBODY_LISTENS = "redis://127.0.0.1:9/0"  # the discard port: refused at once
 
 
@@ -38,7 +40,7 @@ def home(stack: LocalStack) -> Iterator[Home]:
         yield made
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def rig(home: Home) -> AsyncIterator[Rig]:
     async with order_api(home) as running:
         yield running

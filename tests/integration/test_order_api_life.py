@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from uuid import uuid4
 
 import pytest
+import pytest_asyncio
 
 from deploy.local.stack import LocalStack
 from order_api.intake_store import delete_old_answers
@@ -32,6 +33,7 @@ from weelo_common.events import (
 )
 from weelo_common.events.topics import ORDERS_EVENTS, TIMERS_COMMANDS
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 PLACE = Place(latitude=28.5, longitude=77.3, address="x")
 
 
@@ -41,7 +43,7 @@ def home(stack: LocalStack) -> Iterator[Home]:
         yield made
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def rig(home: Home) -> AsyncIterator[Rig]:
     async with order_api(home) as running:
         yield running
