@@ -177,6 +177,7 @@ class Socket(ServerConnection):
 
     def process_event(self, event: Event) -> None:
         """A frame has come: in the place of the library's assembler."""
+        self._write_no_more_after_goodbye()
         if isinstance(event, Frame) and self.request is not None:
             if event.opcode in DATA_OPCODES and self._closing is None:
                 self._assemble(event)
@@ -325,8 +326,14 @@ class Socket(ServerConnection):
             return
         self.heard_at = self.loop.time()
         super().data_received(data)
+        self._write_no_more_after_goodbye()
+
+    def _write_no_more_after_goodbye(self) -> None:
+        """Where the client said goodbye, or broke the protocol, the library has answered before we see any frame.
+
+        So what came in the same piece of data is not answered any more, and nobody else waits for the connection.
+        """
         if self.is_open and self.protocol.state is not State.OPEN:
-            # The client says goodbye, or broke the protocol: the library has answered, and nobody else waits for it.
             self._open = self._direct = None
             self._cut = self.loop.call_later(self._close_deadline_s, self.transport.abort)
 
