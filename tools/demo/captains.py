@@ -10,6 +10,7 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from enum import Enum
 from random import Random
 from time import perf_counter
@@ -269,7 +270,9 @@ class Captain:
     def _positions(self) -> dict[str, Any]:
         """Where he was in the last moments; each call moves him on."""
         locations = []
-        for _ in range(POSITIONS_A_CALL):
+        step = timedelta(seconds=POSITION_PERIOD_S / POSITIONS_A_CALL)
+        now = self._clock.now()
+        for ago in reversed(range(POSITIONS_A_CALL)):
             if self._at == self._target and not self.busy and not self._stays:
                 self._target = self._world.near(self._stand, WANDER_M)
             before = self._at
@@ -279,7 +282,7 @@ class Captain:
                 {
                     "latitude": self._at.latitude,
                     "longitude": self._at.longitude,
-                    "recordedAt": format_time(self._clock.now()),
+                    "recordedAt": format_time(now - ago * step),
                     "accuracyM": 12,
                     "headingDeg": bearing_degrees(before, self._at),
                     "speedMps": 0 if self._at == before else SPEED_MPS,

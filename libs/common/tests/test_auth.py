@@ -115,7 +115,10 @@ def test_a_verifier_that_knows_the_header_judges_every_token_as_a_fresh_one_does
     )
     signature = jwt.get_algorithm_by_name("HS256").sign(token.encode(), SECRET.encode())
     token += "." + base64.urlsafe_b64encode(signature).decode().rstrip("=")
-    assert outcome(knows, token) == outcome(verifier("HS256", SECRET), token)
+    # A second may end between two judgements: a token may have run out, or begun, meanwhile.
+    before = outcome(verifier("HS256", SECRET), token)
+    judged = outcome(knows, token)
+    assert judged in (before, outcome(verifier("HS256", SECRET), token))
 
 
 def test_the_headers_that_are_known_stay_few() -> None:

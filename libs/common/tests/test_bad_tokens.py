@@ -240,7 +240,7 @@ async def test_a_bad_token_gets_a_401_that_does_not_repeat_it(verifier: TokenVer
         routers=[router],
         health=Health(),
         registry=CollectorRegistry(),
-        request_deadline_s=4,
+        request_deadline_s=30,
         verifier=verifier,
     )
     transport = httpx.ASGITransport(app=app)

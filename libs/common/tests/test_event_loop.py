@@ -106,7 +106,7 @@ def test_a_connection_can_be_upgraded_to_tls_as_asyncpg_does(tmp_path: Path) -> 
             reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
             writer.write(b"S")
             await reader.readexactly(1)
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(20):
                 await writer.start_tls(trusted, server_hostname="localhost")
                 writer.write(b"ping")
                 answer = await reader.readexactly(4)

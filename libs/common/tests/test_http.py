@@ -57,6 +57,10 @@ async def client(health: Health) -> AsyncIterator[httpx.AsyncClient]:
     async def make(body: Thing, caller: Annotated[Principal, Depends(principal(Role.CUSTOMER))]) -> Response:
         return success({"count": body.truck_count, "by": caller.user_id}, 201)
 
+    @router.get("/things")
+    async def all_of_them() -> Response:
+        return success({})
+
     @router.get("/things/{thingId}")
     async def read(thingId: PathId) -> Response:
         if thingId.endswith("0"):
@@ -71,7 +75,7 @@ async def client(health: Health) -> AsyncIterator[httpx.AsyncClient]:
         routers=[router],
         health=health,
         registry=CollectorRegistry(),
-        request_deadline_s=4,
+        request_deadline_s=30,
         verifier=verifier,
     )
     transport = httpx.ASGITransport(app=app)
@@ -92,6 +96,15 @@ async def test_success_is_the_envelope_with_a_request_id(client: httpx.AsyncClie
     assert response.status_code == 201
     assert response.json() == {"success": True, "data": {"count": 2, "by": "c-1"}}
     assert response.headers["X-Request-Id"] == "r-1"
+
+
+@pytest.mark.parametrize(
+    "path", ["/health", "/health/live", "/health/ready", "/metrics", "/openapi.json", "/x"]
+)
+async def test_every_answer_has_one_request_id(client: httpx.AsyncClient, path: str) -> None:
+    told = await client.get(path, headers={"X-Request-Id": "mine-1"})
+    assert told.headers.get_list("x-request-id") == ["mine-1"]
+    assert len((await client.get(path)).headers["x-request-id"]) == 36
 
 
 @pytest.mark.parametrize(
@@ -211,6 +224,7 @@ async def test_unknown_paths_wrong_methods_and_malformed_ids_have_their_codes(
     malformed = await client.get("/api/v1/things/1")
     assert (missing.status_code, code(missing)) == (404, "NOT_FOUND")
     assert (wrong.status_code, code(wrong)) == (405, "METHOD_NOT_ALLOWED")
+    assert wrong.headers["allow"] == "GET, POST"
     assert (malformed.status_code, code(malformed)) == (400, "VALIDATION_ERROR")
     assert malformed.json()["error"]["details"][0]["field"] == "thingId"
 
@@ -237,6 +251,18 @@ async def test_readiness_follows_the_probes_and_liveness_does_not(
     assert (await client.get("/health/ready")).json() == {"status": "not ready", "reasons": ["gone"]}
     assert (await client.get("/health")).status_code == 200
     assert (await client.get("/health/live")).status_code == 200
+
+
+async def test_a_start_ends_with_the_first_readiness_and_never_begins_again(
+    client: httpx.AsyncClient, health: Health
+) -> None:
+    trouble: dict[str, Any] = {"database": "not there yet"}
+    health.check("database", lambda: trouble["database"])
+    assert (await client.get("/health/started")).status_code == 503
+    trouble["database"] = None
+    assert (await client.get("/health/started")).status_code == 200
+    trouble["database"] = "gone"
+    assert (await client.get("/health/started")).status_code == 200
 
 
 async def test_a_service_that_goes_down_is_not_ready(client: httpx.AsyncClient, health: Health) -> None:

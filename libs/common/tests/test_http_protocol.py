@@ -1,16 +1,20 @@
-"""The services' HTTP protocol: an answer leaves in one piece, and nothing else is other than uvicorn's."""
+"""The services' HTTP protocol: an answer leaves in one piece, what is no HTTP or has a head without end is refused, and
+nothing else is other than uvicorn's.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 from collections.abc import AsyncIterator
 
+import pytest
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from weelo_common.lifecycle import Lifecycle
 
-PATIENCE_S = 5.0
+PATIENCE_S = 20.0
 REQUEST = b"GET /%d HTTP/1.1\r\nHost: test\r\n\r\n"
 HEAD = {"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"5")]}
 
@@ -91,3 +95,50 @@ async def test_a_caller_who_asks_whether_to_go_on_is_told_so() -> None:
         writer.write(b"hello")
         await reader.readuntil(b"\r\n\r\n")
         assert await reader.readexactly(5) == b"hello"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"FOO / HTTP/1.1\r\nHost: test\r\n\r\n",
+        b"GET / HTTP/9.9\r\nHost: test\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: test\r\nContent-Length: -5\r\n\r\n",
+        b"\x16\x03\x01\x02\x00" + b"\x00" * 500,
+    ],
+    ids=lambda line: repr(line[:20]),
+)
+async def test_what_is_no_http_is_a_validation_error_with_an_id_and_the_end_of_the_connection(
+    line: bytes,
+) -> None:
+    async with served(echo) as (reader, writer):
+        writer.write(line)
+        head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+    status, *headers = head.decode().lower().split("\r\n")
+    named = dict(header.split(": ", 1) for header in headers)
+    assert status == "http/1.1 400 bad request"
+    assert len(named["x-request-id"]) == 36
+    assert (named["connection"], named["content-type"]) == ("close", "application/json")
+    assert int(named["content-length"]) == len(body)
+    assert json.loads(body)["error"]["code"] == "VALIDATION_ERROR"
+
+
+async def test_a_head_without_end_is_not_read_on() -> None:
+    with contextlib.suppress(ConnectionError):  # the connection may end before all was written
+        async with served(echo) as (reader, writer):
+            writer.write(b"GET / HTTP/1.1\r\nHost: test\r\nX-Long: ")
+            for _ in range(64):
+                writer.write(b"a" * 32_768)
+                await writer.drain()
+            assert (await reader.read()).startswith(b"HTTP/1.1 400 ")  # else it waits for the head's end
+
+
+async def test_a_head_of_many_kilobytes_in_pieces_is_read() -> None:
+    async with served(echo) as (reader, writer):
+        for _ in range(2):  # each request's head counts for itself
+            writer.write(b"GET /1 HTTP/1.1\r\nHost: test\r\n")
+            for number in range(10):
+                await writer.drain()
+                writer.write(b"X-%d: %b\r\n" % (number, b"a" * 4000))
+            writer.write(b"\r\n")
+            assert b"200 OK" in await reader.readuntil(b"\r\n\r\n")
+            assert await reader.readexactly(5) == b"/1   "

@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 import uuid
 
+import pytest
+
 from weelo_common.ids import new_id, well_formed_id
 
 
@@ -14,6 +16,28 @@ def test_a_new_id_is_a_uuid_of_version_7_in_canonical_form() -> None:
         read = uuid.UUID(made)
         assert (read.version, read.variant) == (7, uuid.RFC_4122)
         assert well_formed_id(made) == made
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "019c2b1e6f2a7c3d8e4f5a6b7c8d9e10",
+        "----019c2b1e6f2a7c3d8e4f5a6b7c8d9e10",
+        "019c2b1e-6f2a7-c3d-8e4f-5a6b7c8d9e10",
+        " 19c2b1e-6f2a-7c3d-8e4f-5a6b7c8d9e10",
+        "+19c2b1e-6f2a-7c3d-8e4f-5a6b7c8d9e10",
+        "019c2b1e-6f2a-7c3d-8e4f-5a6b7c8d9e1\n",
+        "{019c2b1e-6f2a-7c3d-8e4f-5a6b7c8d9e}",
+        "019c_b1e-6f2a-7c3d-8e4f-5a6b7c8d9e10",
+    ],
+)
+def test_an_id_in_any_other_form_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="must be a UUID"):
+        well_formed_id(text)
+
+
+def test_an_id_in_capitals_is_the_same_id() -> None:
+    assert well_formed_id("019C2B1E-6F2A-7C3D-8E4F-5A6B7C8D9E10") == "019c2b1e-6f2a-7c3d-8e4f-5a6b7c8d9e10"
 
 
 def test_a_new_id_begins_with_the_milliseconds_of_its_making() -> None:

@@ -105,7 +105,7 @@ async def test_a_loop_that_fails_takes_the_service_down_with_its_error(said: lis
 
     life.spawn("willing", willing)
     life.spawn("failing", failing)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         await life.wait(asyncio.Event())
     with pytest.raises(KeyError, match="a defect"):
         await life.shutdown()
@@ -119,7 +119,7 @@ async def test_a_loop_that_ends_by_itself_takes_the_service_down() -> None:
         return
 
     life.spawn("done", done)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         await life.wait(asyncio.Event())
     with pytest.raises(RuntimeError, match="done"):
         await life.shutdown()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import jwt
@@ -43,6 +44,22 @@ def test_what_was_signed_is_read_even_after_its_end() -> None:
     assert (read.offer_id, read.captain_id, read.vehicle_number) == ("o-1", "k-1", "DL 1")
 
 
+def test_the_longest_ids_that_the_contract_allows_make_a_token_that_is_read() -> None:
+    truck = "\U0001f69a"  # twelve characters in JSON
+    widest = replace(
+        CLAIMS,
+        captain_id=truck * 64,
+        transporter_id=truck * 64,
+        vehicle_type=truck * 64,
+        vehicle_subtype=truck * 64,
+        vehicle_number=truck * 32,
+        expires_at=datetime(2026, 1, 1, tzinfo=UTC),
+    )
+    token = OfferTokenSigner(pem(KEY), truck * 100).sign(widest)
+    assert len(token) > 6_000
+    assert OfferTokenVerifier(jwks(KEY, truck * 100)).verify(token) == widest
+
+
 def test_another_key_an_unknown_kid_an_altered_body_and_rubbish_are_refused() -> None:
     verifier = OfferTokenVerifier(jwks(KEY, "k1"))
     good = OfferTokenSigner(pem(KEY), "k1").sign(CLAIMS)
@@ -56,7 +73,7 @@ def test_another_key_an_unknown_kid_an_altered_body_and_rubbish_are_refused() ->
         jwt.encode({"jti": "o-1"}, "", algorithm="none", headers={"kid": "k1"}),
         "",
         "a.b.c",
-        "x" * 5000,
+        "x" * 9000,
     ]
     for forgery in forgeries:
         with pytest.raises(InvalidOfferToken):

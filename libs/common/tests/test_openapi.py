@@ -49,7 +49,7 @@ def document() -> dict[str, Any]:
         return success({})
 
     app = create_app(
-        "test", routers=[router], health=Health(), registry=CollectorRegistry(), request_deadline_s=4
+        "test", routers=[router], health=Health(), registry=CollectorRegistry(), request_deadline_s=30
     )
     return app.openapi()
 
@@ -97,7 +97,7 @@ def test_a_field_that_may_be_left_out_is_never_null_and_fastapis_own_errors_are_
 
 
 async def test_the_document_and_its_page_need_no_token_and_no_other_host() -> None:
-    app = create_app("test", routers=[], health=Health(), registry=CollectorRegistry(), request_deadline_s=4)
+    app = create_app("test", routers=[], health=Health(), registry=CollectorRegistry(), request_deadline_s=30)
     transport = httpx.ASGITransport(app=app)
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
         assert (await client.get("/openapi.json")).json()["info"]["title"] == "Weelo test"

@@ -22,9 +22,8 @@ from weelo_common.jwks import KeysUnavailable
 from weelo_common.lifecycle import Lifecycle
 from weelo_common.postgres import DatabaseUnavailable
 
-PATIENCE_S = 10.0
+PATIENCE_S = 30.0
 DEADLINE_S = 0.15
-QUICK_S = 1.5  # far below what the work here would take, far above what a busy machine adds
 
 Work = Callable[[], Awaitable[None]]
 
@@ -33,7 +32,7 @@ class Thing(Body):
     note: str = ""
 
 
-def app_of(work: Work) -> FastAPI:
+def app_of(work: Work, deadline_s: float) -> FastAPI:
     router = api_router()
 
     @router.post("/things")
@@ -46,15 +45,15 @@ def app_of(work: Work) -> FastAPI:
         routers=[router],
         health=Health(),
         registry=CollectorRegistry(),
-        request_deadline_s=DEADLINE_S,
+        request_deadline_s=deadline_s,
     )
 
 
 @contextlib.asynccontextmanager
-async def served(work: Work) -> AsyncIterator[httpx.AsyncClient]:
+async def served(work: Work, deadline_s: float = DEADLINE_S) -> AsyncIterator[httpx.AsyncClient]:
     """The application on a port of its own, as every service serves its own."""
     life = Lifecycle(shutdown_deadline_s=PATIENCE_S)
-    life.serve_http(app_of(work), "127.0.0.1", 0)
+    life.serve_http(app_of(work, deadline_s), "127.0.0.1", 0)
     try:
         url = f"http://127.0.0.1:{life.http_port}/api/v1"
         async with httpx.AsyncClient(base_url=url, timeout=PATIENCE_S, trust_env=False) as client:
@@ -63,10 +62,26 @@ async def served(work: Work) -> AsyncIterator[httpx.AsyncClient]:
         await life.shutdown()
 
 
+async def answer_in_time(post: Callable[[], Awaitable[httpx.Response]]) -> httpx.Response:
+    """The first answer that is no 503: on a busy machine so short a deadline passes without anybody's doing."""
+    while (answer := await post()).status_code == 503:
+        pass
+    return answer
+
+
+async def cut_off(client: httpx.AsyncClient, begun: asyncio.Event) -> httpx.Response:
+    """The answer to the first request whose work had begun; on a busy machine one is cut off before that."""
+    while not begun.is_set():
+        answer = await client.post("/things", json={}, headers={"X-Request-Id": "r-1"})
+        assert answer.status_code == 503
+    return answer
+
+
 async def test_a_request_that_is_not_answered_in_time_gets_a_503_before_its_work_has_tidied_up() -> None:
-    cancelled, tidy = asyncio.Event(), asyncio.Event()
+    begun, cancelled, tidy = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
     async def work() -> None:
+        begun.set()
         try:
             await asyncio.Event().wait()
         finally:
@@ -74,11 +89,8 @@ async def test_a_request_that_is_not_answered_in_time_gets_a_503_before_its_work
             await tidy.wait()
 
     async with served(work) as client, asyncio.timeout(PATIENCE_S):
-        loop = asyncio.get_running_loop()
-        began = loop.time()
-        answer = await client.post("/things", json={}, headers={"X-Request-Id": "r-1"})
-        assert DEADLINE_S * 0.9 <= loop.time() - began < QUICK_S
-        assert answer.status_code == 503
+        answer = await cut_off(client, begun)
+        assert answer.elapsed.total_seconds() >= DEADLINE_S * 0.9
         assert answer.json()["error"]["code"] == "SERVICE_UNAVAILABLE"
         assert answer.headers["Retry-After"] == "2"
         assert answer.headers["X-Request-Id"] == "r-1"
@@ -87,21 +99,21 @@ async def test_a_request_that_is_not_answered_in_time_gets_a_503_before_its_work
 
 
 async def test_what_the_work_answers_after_its_deadline_goes_nowhere_and_the_connection_serves_on() -> None:
-    turns = iter([True, False])
-    answered = asyncio.Event()
+    begun, answered = asyncio.Event(), asyncio.Event()
 
     async def work() -> None:
-        if not next(turns):
+        if begun.is_set():
             return
+        begun.set()
         try:
             await asyncio.Event().wait()
         except asyncio.CancelledError:
             answered.set()  # and answers all the same, after the caller has his 503
 
     async with served(work) as client, asyncio.timeout(PATIENCE_S):
-        assert (await client.post("/things", json={})).status_code == 503
+        await cut_off(client, begun)
         await answered.wait()
-        second = await client.post("/things", json={"note": "second"})
+        second = await answer_in_time(lambda: client.post("/things", json={"note": "second"}))
         assert (second.status_code, second.json()["data"]["note"]) == (201, "second")
         assert 'route="/api/v1/things",status="503"' in (await client.get("../../metrics")).text
 
@@ -122,14 +134,19 @@ async def test_a_process_that_stood_still_reads_what_has_come_before_it_gives_an
     async def work() -> None:
         loop = asyncio.get_running_loop()
         answered = loop.create_future()
-        answer = threading.Timer(DEADLINE_S, lambda: loop.call_soon_threadsafe(answered.set_result, None))
-        answer.start()  # as PostgreSQL's would come: while nobody reads
-        loop.call_soon(time.sleep, DEADLINE_S * 2)
+
+        def stand_still() -> None:
+            time.sleep(DEADLINE_S * 2)
+            answer = threading.Thread(target=loop.call_soon_threadsafe, args=(answered.set_result, None))
+            answer.start()  # as PostgreSQL's would come: while nobody reads
+            answer.join()
+
+        loop.call_soon(stand_still)
         await answered
-        answer.join()
 
     async with served(work) as client, asyncio.timeout(PATIENCE_S):
-        assert (await client.post("/things", json={})).status_code == 201
+        answer = await answer_in_time(lambda: client.post("/things", json={}))
+        assert answer.status_code == 201
 
 
 async def test_the_callers_own_time_does_not_count() -> None:
@@ -142,7 +159,8 @@ async def test_the_callers_own_time_does_not_count() -> None:
         yield b'"late"}'
 
     async with served(work) as client, asyncio.timeout(PATIENCE_S):
-        sent = await client.post("/things", content=slowly(), headers={"Content-Type": "application/json"})
+        headers = {"Content-Type": "application/json"}
+        sent = await answer_in_time(lambda: client.post("/things", content=slowly(), headers=headers))
         assert (sent.status_code, sent.json()["data"]["note"]) == (201, "late")
 
 
@@ -186,7 +204,9 @@ async def test_a_503_tells_the_log_its_reason_and_quotes_nobody(
         await asyncio.Event().wait()
 
     caplog.set_level(logging.WARNING)
-    async with served(work) as client, asyncio.timeout(PATIENCE_S):
+    # Where the reason is another than the deadline, no busy machine may make that one of it.
+    deadline_s = DEADLINE_S if error is None else PATIENCE_S
+    async with served(work, deadline_s) as client, asyncio.timeout(PATIENCE_S):
         answers = [await client.post("/things", json={}) for _ in range(3)]
     assert {answer.status_code for answer in answers} == {503}
     assert message in answers[0].json()["error"]["message"]

@@ -138,7 +138,7 @@ async def main():
 configure_logging("order-api", "INFO")
 asyncio.run(main())
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=30, check=False)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60, check=False)
     assert [json.loads(line)["message"] for line in done.stdout.splitlines()] == ["Last words"]
 
 

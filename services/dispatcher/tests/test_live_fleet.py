@@ -89,6 +89,17 @@ def test_a_phone_whose_clock_was_ahead_is_back_after_the_time_of_freshness() -> 
     assert ids(near(fleet, now_ms=later)) == ["k-1"]
 
 
+def test_a_phone_that_lies_still_and_tells_the_same_fix_again_keeps_its_captain_fresh() -> None:
+    fleet = LiveFleet()
+    fleet.apply_state(state(), NOW)
+    for seconds in range(0, 70, 10):
+        assert fleet.apply_position(position(recorded_at_ms=NOW), NOW + seconds * 1000)
+    late = NOW + 60_000 + FRESH_FOR_MS
+    assert ids(near(fleet, now_ms=late)) == ["k-1"]
+    assert not fleet.apply_position(position(recorded_at_ms=NOW), NOW + 50_000)  # a repeat that came late
+    assert fleet.is_fresh("k-1", late)
+
+
 def test_a_captain_silent_for_sixty_seconds_is_no_candidate_but_is_explained() -> None:
     fleet = LiveFleet()
     fleet.apply_state(state(), NOW)
@@ -184,10 +195,8 @@ class Sequential:
             known, known_at_ms = before
             if received_at_ms < known_at_ms - FRESH_FOR_MS:
                 return
-            if (
-                position.recorded_at_ms <= known.recorded_at_ms
-                and received_at_ms <= known_at_ms + FRESH_FOR_MS
-            ):
+            newer = (position.recorded_at_ms, received_at_ms) > (known.recorded_at_ms, known_at_ms)
+            if not newer and received_at_ms <= known_at_ms + FRESH_FOR_MS:
                 return
         self.last[position.captain] = (position, received_at_ms)
 

@@ -12,7 +12,16 @@ from hypothesis import strategies as st
 
 from dispatcher import domain
 from dispatcher.candidates import Prospect, Refusal, Standing, choose, judge
-from dispatcher.domain import EndReason, Line, OrderView, SearchPlan, TruckRequest, TruckState
+from dispatcher.domain import (
+    EndReason,
+    Line,
+    Offer,
+    OfferStatus,
+    OrderView,
+    SearchPlan,
+    TruckRequest,
+    TruckState,
+)
 from weelo_common.events import OrderEvent, OrderFullyFilled, Place, TruckAssigned, TruckReleased
 
 NOON = datetime(2026, 2, 3, 12, 0, tzinfo=UTC)
@@ -52,6 +61,30 @@ def event(version: int, status: str, *, searching: bool, filled: int = 0, total:
         total_trucks=total,
         occurred_at=NOON,
     )
+
+
+def test_an_offer_may_be_declined_while_it_is_live_and_its_order_searches_and_not_from_its_end_on() -> None:
+    offer = Offer(
+        offer_id="o",
+        order_id="o-1",
+        captain_id="k-1",
+        transporter_id="t-1",
+        vehicle_type="TRUCK",
+        vehicle_subtype="TATA_ACE",
+        vehicle_number="DL1",
+        wave=1,
+        distance_m=100,
+        price_per_truck=500,
+        open_trucks=1,
+        status=OfferStatus.LIVE,
+        expires_at=PLAN.expires_at,
+    )
+    before, at_the_end = PLAN.expires_at - timedelta(milliseconds=1), PLAN.expires_at
+    assert domain.may_decline(offer, ORDER, before)
+    assert not domain.may_decline(offer, ORDER, at_the_end)
+    assert not domain.may_decline(offer, replace(ORDER, searching=False), before)
+    for status in set(OfferStatus) - {OfferStatus.LIVE}:
+        assert not domain.may_decline(replace(offer, status=status), ORDER, before)
 
 
 @pytest.mark.parametrize(

@@ -18,9 +18,20 @@ from services.notifier.tests.socket_rig import (
     listening,
 )
 from websockets.exceptions import ConnectionClosed
+from websockets.protocol import Event
 
 from notifier.protocol import CloseCode
-from notifier.socket_adapter import Gate, Message, SlowClient, Socket, text_frame
+from notifier.socket_adapter import (
+    MAX_UNASKED_FRAMES,
+    PIECE_BYTES,
+    Gate,
+    Message,
+    SlowClient,
+    Socket,
+    text_frame,
+)
+
+PING, PONG = b"\x89\x00", b"\x8a\x00"  # a server's, without a payload
 
 LIBRARYS_OWN = {
     "protocol", "ping_interval", "ping_timeout", "close_timeout", "max_queue_high", "max_queue_low",
@@ -90,7 +101,7 @@ async def test_what_comes_before_anybody_listens_is_kept_and_no_more_is_read() -
         socket.begin()
         heard.append(await socket.first_message())
         await go_on.wait()
-        assert not socket.transport.is_reading()
+        await eventually(lambda: not socket.transport.is_reading())
         socket.listen(lambda _, message: heard.append(message))
         await socket.gone
 
@@ -99,8 +110,7 @@ async def test_what_comes_before_anybody_listens_is_kept_and_no_more_is_read() -
             await it.send(str(number))
             await asyncio.sleep(0)
         await it.ping()
-        asyncio.get_running_loop().call_later(0.05, go_on.set)
-        await asyncio.wait_for(go_on.wait(), PATIENCE_S)
+        go_on.set()
         await eventually(lambda: len(heard) == 20)
     assert heard == [str(number) for number in range(20)]
 
@@ -220,28 +230,107 @@ async def test_a_close_has_its_code_and_its_reason_cut_to_size_and_happens_once(
 @pytest.mark.parametrize("says_goodbye", [True, False])
 async def test_who_does_not_hang_up_after_the_goodbye_is_cut_off(says_goodbye: bool) -> None:
     loop = asyncio.get_running_loop()
+    goodbye_at: list[float] = []
     gone_at: list[float] = []
 
     async def leave(socket: Socket) -> None:
         socket.begin()
         if not says_goodbye:
+            goodbye_at.append(loop.time())
             socket.end(CloseCode.GOING_DOWN, "go elsewhere")
         await socket.gone
         gone_at.append(loop.time())
 
     async with listening(leave) as port, bare_client(port) as (_, writer):
         if says_goodbye:
+            goodbye_at.append(loop.time())
             writer.write(b"\x88\x80\0\0\0\0")
-        began = loop.time()
         await eventually(lambda: bool(gone_at))
-    assert gone_at[0] - began >= CLOSE_DEADLINE_S / 2
+    assert gone_at[0] - goodbye_at[0] >= CLOSE_DEADLINE_S / 2
+
+
+@pytest.mark.parametrize(
+    ("frame", "listens", "code"),
+    [
+        pytest.param(b"\x89\x80mask", True, 4429, id="pings"),
+        pytest.param(b"\x8a\x80mask", True, 4429, id="pongs"),
+        pytest.param(b"\x89\x80mask", False, 4429, id="pings before anybody listens"),
+        pytest.param(b"\x81\x80mask", False, 4429, id="messages before anybody listens"),
+        pytest.param(b"\x81\x80mask", True, 4400, id="messages behind our goodbye"),
+    ],
+)
+async def test_who_talks_without_end_is_closed_and_heard_no_further(
+    frame: bytes, listens: bool, code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parsed = 0
+    process_event = Socket.process_event
+
+    def count(socket: Socket, event: Event) -> None:
+        nonlocal parsed
+        parsed += 1
+        process_event(socket, event)
+
+    async def converse(socket: Socket) -> None:
+        socket.begin()
+
+        def refuse(it: Socket, _: Message) -> None:
+            it.end(CloseCode.BAD_FRAME, "not like this")
+
+        if listens:
+            socket.listen(refuse)
+        await socket.gone
+
+    monkeypatch.setattr(Socket, "process_event", count)
+    async with listening(converse) as port, client(port) as it:
+        it.transport.write(frame * 20_000)  # past the library, which would wait for answers
+        async with asyncio.timeout(PATIENCE_S):
+            await it.wait_closed()
+    assert it.close_code == code
+    last_piece = PIECE_BYTES // len(frame) + 1
+    assert parsed <= 1 + MAX_UNASKED_FRAMES + last_piece  # the handshake is the first
+
+
+async def test_who_talked_without_end_is_not_read_again_by_somebody_who_listens_late() -> None:
+    reads: list[bool] = []
+
+    async def late(socket: Socket) -> None:
+        socket.begin()
+        await eventually(lambda: not socket.is_open)
+        socket.listen(lambda _, message: None)
+        reads.append(socket.transport.is_reading())
+        await socket.gone
+
+    async with listening(late) as port, bare_client(port) as (_, writer):
+        writer.write(b"\x89\x80mask" * 20_000)
+        await eventually(lambda: bool(reads))
+    assert reads == [False]
+
+
+async def test_pings_that_keep_to_the_pace_are_answered_for_ever() -> None:
+    async def converse(socket: Socket) -> None:
+        socket.begin()
+
+        def hear(it: Socket, _: Message) -> None:
+            it.ask_for_life()  # as the heartbeat does once an interval
+
+        socket.listen(hear)
+        await socket.gone
+
+    async with listening(converse) as port, bare_client(port) as (reader, writer):
+        for _ in range(3):
+            writer.write(b"\x89\x80mask" * MAX_UNASKED_FRAMES + b"\x81\x80mask")
+            async with asyncio.timeout(PATIENCE_S):
+                answers = await reader.readexactly(2 * MAX_UNASKED_FRAMES + 2)
+            assert answers == PONG * MAX_UNASKED_FRAMES + PING
 
 
 async def test_the_gate_counts_who_is_there_and_who_has_shown_a_token_however_they_leave() -> None:
     gate = Gate(most=2, most_unauthenticated=1)
     at_the_door = asyncio.Event()
+    there: list[Socket] = []
 
     async def converse(socket: Socket) -> None:
+        there.append(socket)
         socket.begin()
         if await socket.first_message() == "token":
             socket.show_token()
@@ -257,6 +346,6 @@ async def test_the_gate_counts_who_is_there_and_who_has_shown_a_token_however_th
             assert gate.unauthenticated == 0
             async with bare_client(port), bare_client(port):
                 assert (gate.unauthenticated, gate.refusal()) == (2, "sockets")
-        await eventually(lambda: gate.unauthenticated == 0)
+        await eventually(lambda: gate.unauthenticated == 0 and all(socket.gone.done() for socket in there))
         async with bare_client(port), bare_client(port):
             assert (gate.unauthenticated, gate.refusal()) == (2, "unauthenticated")

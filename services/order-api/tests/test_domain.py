@@ -97,6 +97,12 @@ def test_a_new_order_searches_for_one_truck_request_a_truck_and_schedules_its_en
     assert (timer.timer_key, timer.owner, timer.version) == (f"order-expiry:{order.id}", "order-api", 1)
 
 
+@pytest.mark.parametrize(("left_ms", "seconds"), [(60_000, 60), (59_001, 60), (1, 1), (0, 0), (-5_000, 0)])
+def test_the_seconds_left_are_rounded_up_and_never_below_nothing(left_ms: int, seconds: int) -> None:
+    assert order_for(1).seconds_left(OVER - timedelta(milliseconds=left_ms)) == seconds
+    assert won_by(order_for(1), "a").seconds_left(NOW) == 0  # the search is over
+
+
 def test_the_last_truck_won_fills_the_order_and_ends_the_search() -> None:
     first = accept(order_for(2), claim("a"), captain_is_busy=False, now=LATER)
     second = accept(first.order, claim("b"), captain_is_busy=False, now=LATER)
@@ -152,11 +158,14 @@ def test_a_lost_accept_names_the_first_reason_that_holds() -> None:
     filled = won_by(order_for(1), "a")
     cancelled = cancel(won_by(order_for(2), "a"), text=None, now=LATER).order
     expired = end_if_overdue(order_for(1), OVER).order
+    ended_by_time_then_cancelled = cancel(won_by(order_for(2), "a"), text=None, now=OVER).order
+    assert ended_by_time_then_cancelled.search_end is SearchEnd.TIME
 
     def refused(order: Order, now: datetime = LATER) -> Refusal | None:
         return accept(order, claim("z"), captain_is_busy=True, now=now).refusal
 
     assert refused(cancelled, OVER) is Refusal.ORDER_CANCELLED
+    assert refused(ended_by_time_then_cancelled, OVER) is Refusal.ORDER_CANCELLED
     assert refused(expired, OVER) is Refusal.ORDER_EXPIRED
     assert refused(filled) is Refusal.TRUCK_REQUEST_TAKEN
     assert refused(filled, OVER) is Refusal.TRUCK_REQUEST_TAKEN
@@ -227,10 +236,10 @@ def test_a_fired_timer_needs_no_cancelling() -> None:
 
 
 def test_a_timer_scheduled_again_has_a_higher_version_and_so_has_its_cancelling() -> None:
-    decision = reschedule_expiry(order_for(1))
+    decision = reschedule_expiry(order_for(1), sender_ahead=timedelta(seconds=5))
     timer = decision.events[0]
     assert isinstance(timer, TimerScheduled)
-    assert (timer.version, timer.due_at) == (2, OVER)
+    assert (timer.version, timer.due_at) == (2, OVER + timedelta(seconds=5))
     assert decision.order.version == 1  # a timer's scheduling is no event of the order
     cancelled = cancel(decision.order, text=None, now=LATER).events[-1]
     assert isinstance(cancelled, TimerCancelled)

@@ -1,4 +1,4 @@
-"""A bad setting stops the start with one line that names it."""
+"""The settings' defaults are the contract's, and a bad one stops the start with one line that names it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import subprocess
 import sys
 
 import pytest
+
+from order_api.settings import Settings
 
 GOOD = {
     "POSTGRES_DSN": "postgresql://nobody@127.0.0.1:9/nothing",
@@ -20,6 +22,20 @@ GOOD = {
     ),
     "HTTP_PORT": "0",
 }
+
+
+def test_where_nothing_is_set_the_contracts_numbers_hold() -> None:
+    defaults = {name: field.default for name, field in Settings.model_fields.items()}
+    assert defaults["order_lifetime_s"] == 60
+    assert defaults["creates_per_minute"] == 30
+    assert (defaults["replay_cache_s"], defaults["idempotency_keep_h"]) == (5 * 60, 24)
+    assert defaults["lock_ms"] == 10_000
+    assert (defaults["redis_deadline_s"], defaults["redis_breaker_pause_s"]) == (0.3, 1)
+    assert (defaults["jwt_algorithm"], defaults["jwt_jwks_refetch_s"], defaults["sweep_period_s"]) == (
+        "RS256",
+        60,
+        120,
+    )
 
 
 @pytest.mark.parametrize(
@@ -38,7 +54,7 @@ GOOD = {
 def test_a_bad_setting_stops_the_start_with_one_line_that_names_it(name: str, value: str) -> None:
     env = {"PATH": os.environ["PATH"]} | GOOD | {name: value}
     ended = subprocess.run(
-        [sys.executable, "-m", "order_api"], env=env, capture_output=True, text=True, timeout=30, check=False
+        [sys.executable, "-m", "order_api"], env=env, capture_output=True, text=True, timeout=60, check=False
     )
     lines = ended.stderr.strip().splitlines()
     assert ended.returncode != 0

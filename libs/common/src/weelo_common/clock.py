@@ -43,12 +43,15 @@ def format_time(moment: datetime) -> str:
 
 
 def parse_time(text: str) -> datetime:
-    """A moment from RFC 3339 text.
+    """A moment from RFC 3339 text, or from what else of ISO 8601 Python reads.
 
     Raises:
-        ValueError: the text is no RFC 3339 time, has no zone, or is out of range in UTC.
+        ValueError: the text is no time, has no zone, or is out of range in UTC; also for a leap second.
     """
-    moment = datetime.fromisoformat(text)
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        moment = datetime.fromisoformat(text.upper())  # RFC 3339 allows a small t and z
     if moment.tzinfo is None:
         raise ValueError("a time needs a zone, such as Z")
     try:

@@ -13,13 +13,14 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.errors import KafkaError
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from weelo_common.dead_letters import DeadLetters
-from weelo_common.delivery import Handler, Outcome
+from weelo_common.delivery import AtOnce, Handler, Outcome
 from weelo_common.events import Event
 from weelo_common.events.topics import Topic
 from weelo_common.kafka import GOODBYE_S, KafkaClients, KafkaUnavailable
@@ -134,7 +135,8 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has
     """One consumer group's member. Topics follow from the handlers' event classes.
 
     ``relevant`` tells, before any transaction, whether an event concerns this service at all: the rest counts as
-    ignored. ``on_assignment`` hears which (topic, partition) pairs this member owns now; it must only signal.
+    ignored. ``at_once`` has the events that one statement can handle; each of them has its handler as well.
+    ``on_assignment`` hears which (topic, partition) pairs this member owns now; it must only signal.
     """
 
     def __init__(
@@ -147,6 +149,7 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has
         settings: KafkaSettings,
         metrics: ConsumerMetrics,
         relevant: Callable[[Event], bool] = lambda event: True,
+        at_once: Mapping[type[Event], AtOnce] = MappingProxyType({}),
         on_assignment: Callable[[frozenset[tuple[str, int]]], None] | None = None,
     ) -> None:
         self._group = group
@@ -156,7 +159,9 @@ class Consumer(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has
         metrics.announce(group)
         self._on_assignment = on_assignment
         self._dead_letters = DeadLetters(kafka, group)
-        self._processor = EventProcessor(group, handlers, database, self._dead_letters, metrics, relevant)
+        self._processor = EventProcessor(
+            group, handlers, database, self._dead_letters, metrics, relevant, at_once
+        )
         self._replayer = Replayer(group, handlers, database, self._dead_letters, metrics)
         self._beside: list[asyncio.Task[None]] = []
         declared: dict[str, Topic] = {event.TOPIC.name: event.TOPIC for event in handlers}

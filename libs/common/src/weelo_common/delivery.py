@@ -13,6 +13,7 @@ from enum import Enum
 from typing import Any, Generic, TypeAlias, TypeVar
 
 from weelo_common.events import Envelope, Event
+from weelo_common.inbox import InboxNote
 from weelo_common.postgres import Connection
 
 EventT = TypeVar("EventT", bound=Event)
@@ -63,3 +64,10 @@ class Delivery(Generic[EventT]):
 
 Handler: TypeAlias = Callable[[Connection, Delivery[Any]], Awaitable[Outcome]]
 """Handles one event inside its inbox transaction; answers APPLIED or IGNORED."""
+
+AtOnce: TypeAlias = Callable[[Connection, Delivery[Any], InboxNote], Awaitable[Outcome | None]]
+"""Handles one event by ONE statement, inbox row and all (``inbox.REGISTER_WITHIN``), which commits by itself.
+
+Answers None where that wrote no inbox row: then nothing was changed, and the event's ``Handler`` decides. It appends no
+events: nobody would wake the relay for them.
+"""

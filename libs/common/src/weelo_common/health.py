@@ -29,6 +29,7 @@ class Health(Collector):
     def __init__(self) -> None:
         self._checks: list[_Check] = []
         self._stopping = False
+        self._was_ready = False
 
     def check(self, name: str, probe: Probe, *, gates_ready: bool = True) -> None:
         """Add a probe."""
@@ -50,6 +51,15 @@ class Health(Collector):
             if trouble:
                 reasons.append(trouble)
         return reasons
+
+    def was_ready(self) -> bool:
+        """Whether the service has ever been ready.
+
+        For a load balancer whose orchestrator ends what it finds unhealthy (ECS does): a start that comes to nothing is
+        seen, and a server that is away later ends nobody.
+        """
+        self._was_ready = self._was_ready or not self.not_ready()
+        return self._was_ready
 
     def collect(self) -> Iterator[Metric]:
         """The probes' words as numbers."""

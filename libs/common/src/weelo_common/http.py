@@ -20,6 +20,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 from pydantic import AfterValidator, BaseModel, ConfigDict
 from pydantic.alias_generators import to_camel
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from weelo_common.api_errors import ApiError, ErrorCode, FieldProblem, success, to_json
 from weelo_common.auth import InvalidToken, Principal, Role, TokenVerifier
@@ -54,6 +55,9 @@ NOT_FASTAPIS: TelemetryConfig = {
     "auto_configure": False,
 }
 MAX_PATH = 200  # characters of a field's path that an error tells; deep nesting would make it long
+_NUMBERS = frozenset(
+    {"int", "float"}
+)  # what pydantic calls the members of a union of them; no field is called so
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _UNSTORABLE = re.compile(rb"\\u(0000|[dD][89a-fA-F])")  # NUL, or a surrogate that may stand alone
 
@@ -176,10 +180,10 @@ def create_app(
     app.add_exception_handler(ApiError, _on_api_error)
     app.add_exception_handler(RequestValidationError, _on_validation_error)
     app.add_exception_handler(HTTPException, _on_http_exception)
-    app.include_router(_operations_router(service, health, registry))
-    app.include_router(docs_router(app.title))
-    for router in routers:
+    served = [_operations_router(service, health, registry), docs_router(app.title), *routers]
+    for router in served:
         app.include_router(router)
+    app.state.routes = [route for router in served for route in router.routes]
     return app
 
 
@@ -197,6 +201,10 @@ def _operations_router(service: str, health: Health, registry: CollectorRegistry
     @router.get("/health/live")
     async def live() -> Response:
         return _json({"status": "ok"})
+
+    @router.get("/health/started")
+    async def started() -> Response:
+        return _json({"status": "ok"}) if health.was_ready() else _json({"status": "starting"}, 503)
 
     @router.get("/health/ready")
     async def ready() -> Response:
@@ -231,6 +239,12 @@ async def _check_body(request: Request) -> None:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json" and not (kind.startswith("application/") and kind.endswith("+json")):
         raise ApiError(ErrorCode.UNSUPPORTED_MEDIA_TYPE, "The body must be application/json.")
+    if b"\x00" in body:  # as in UTF-16 and UTF-32, which the parser would take; RFC 8259 has UTF-8 alone
+        raise ApiError(
+            ErrorCode.VALIDATION_ERROR,
+            "The request is not valid.",
+            details=[FieldProblem("body", "must be JSON in UTF-8")],
+        )
     if may_be_unstorable(body):
         try:
             value = json.loads(body)
@@ -273,6 +287,16 @@ def _unstorable(body: object) -> str | None:
     return None
 
 
+def _methods_of(request: Request) -> list[str]:
+    """All methods of a path. Each is a route of its own, and Starlette's answer tells those of the first alone."""
+    return sorted(
+        method
+        for route in request.app.state.routes
+        if route.matches(request.scope)[0] is not Match.NONE
+        for method in route.methods
+    )
+
+
 def _json(value: Any, status: int = 200) -> Response:
     return Response(to_json(value), status_code=status, media_type="application/json")
 
@@ -292,16 +316,17 @@ async def _on_api_error(request: Request, error: Exception) -> Response:
 
 async def _on_validation_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)  # noqa: S101 - registered for this class
-    problems = [
-        FieldProblem(_field(problem["loc"]), problem["msg"].removeprefix("Value error, "))
-        for problem in error.errors()[:20]
-    ]
-    return ApiError(ErrorCode.VALIDATION_ERROR, "The request is not valid.", details=problems).response()
+    # By field: one that takes whole and other numbers is refused once as each.
+    problems = {_field(one["loc"]): one["msg"].removeprefix("Value error, ") for one in error.errors()[:20]}
+    details = [FieldProblem(field, message) for field, message in problems.items()]
+    return ApiError(ErrorCode.VALIDATION_ERROR, "The request is not valid.", details=details).response()
 
 
 def _field(location: Sequence[object]) -> str:
     """``("body", "pickup", "latitude")`` → ``pickup.latitude``; where there is no more, the place itself."""
     where, *rest = (str(part) for part in location)
+    if rest and rest[-1] in _NUMBERS:
+        rest.pop()
     return ".".join(rest) if rest and not rest[0].isdigit() else where
 
 
@@ -313,7 +338,9 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
             answer = ApiError(ErrorCode.NOT_FOUND, "There is nothing here.", headers=headers)
         case 405:
             answer = ApiError(
-                ErrorCode.METHOD_NOT_ALLOWED, f"{request.method} is not for this path.", headers=headers
+                ErrorCode.METHOD_NOT_ALLOWED,
+                f"{request.method} is not for this path.",
+                headers={"Allow": ", ".join(_methods_of(request))},
             )
         case 413:
             answer = _too_large()

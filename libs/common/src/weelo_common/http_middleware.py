@@ -12,6 +12,7 @@ from typing import Any
 from opentelemetry.trace import SpanKind
 from prometheus_client import CollectorRegistry, Histogram
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from weelo_common.api_errors import ApiError, ErrorCode
@@ -29,6 +30,7 @@ from weelo_common.telemetry import request_id, span
 log = logging.getLogger(__name__)
 
 MAX_BODY_BYTES = 64 * 1024
+HUNG_UP = 499  # by this status metrics and spans know a caller who left before his answer; none is sent
 _SANE_REQUEST_ID = re.compile(r"^[A-Za-z0-9._:/+=-]{1,128}$")
 # Personal data must not reach a log by this way: nothing that is a phone number, or has the ten digits of one in a row
 # (signs between them do not count). The usual ids, which may have such a row by chance, are let through.
@@ -75,7 +77,7 @@ class RequestMiddleware:
         self._rules = rules
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] in _QUIET_PATHS:
+        if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         asked = parent = ""
@@ -85,12 +87,16 @@ class RequestMiddleware:
             elif name == b"traceparent":
                 parent = value.decode("latin-1")
         this_request = asked if asked and _sane(asked) else new_id()
-        token = request_id.set(this_request)
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
                 message["headers"] = [*message["headers"], (b"x-request-id", this_request.encode())]
             await send(message)
+
+        if scope["path"] in _QUIET_PATHS:
+            await self._app(scope, receive, send_with_id)
+            return
+        token = request_id.set(this_request)
 
         async def refuse(send_refusal: Send) -> None:
             self._rules.unavailable.note("the request's deadline", route_of(scope))
@@ -130,6 +136,8 @@ class RequestMiddleware:
             if exchange.begun:
                 raise
             await unavailable_for(error).response()(scope, exchange.receive, exchange.send)
+        except ClientDisconnect:
+            exchange.status = HUNG_UP  # in the middle of the body: nobody is there to be answered
         except Exception:
             log.exception("Defect in a request", extra={"path": route_of(scope)})
             if exchange.begun and not exchange.cut_off:

@@ -1,4 +1,5 @@
-"""uvicorn's HTTP protocol, with one difference: an answer's head and body leave in one piece.
+"""uvicorn's HTTP protocol, with three differences: an answer's head and body leave in one piece, what is no HTTP gets
+the contract's envelope, and a head without end is not read on.
 
 uvicorn writes them one after the other, and the event loop hands each write to the kernel at once: two system calls and
 two packets for each small answer. Nothing is held back for longer than a turn of the event loop.
@@ -11,12 +12,53 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from weelo_common.api_errors import ApiError, ErrorCode, FieldProblem
+from weelo_common.ids import new_id
+
+MAX_HEAD_BYTES = 64 * 1024  # of a request's line and headers; the parser has no limit of its own
+
 
 class OnePieceProtocol(HttpToolsProtocol):
     """For ``uvicorn.Config(http=…)``."""
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._head_bytes = -1
+        """Of a head that has begun and not ended, as far as they came in pieces of their own; else -1."""
+
+    def on_message_begin(self) -> None:
+        self._head_bytes = 0
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        self._head_bytes = -1
+        super().on_headers_complete()
+
+    def data_received(self, data: bytes) -> None:
+        if self._head_bytes >= 0:
+            self._head_bytes += len(data)
+            if self._head_bytes > MAX_HEAD_BYTES:
+                self.send_400_response("The head is too large.")
+                return
+        super().data_received(data)
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(OnePieceTransport(transport, self.loop))  # type: ignore[arg-type]
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is no HTTP as the contract has it. The parser has lost its place, so the connection ends.
+
+        ``msg`` is for people.
+        """
+        refusal = ApiError(
+            ErrorCode.VALIDATION_ERROR,
+            "The request is not valid.",
+            details=[FieldProblem("request", msg)],
+            headers={"X-Request-Id": new_id(), "Connection": "close"},
+        ).response()
+        head = b"".join(b"%b: %b\r\n" % header for header in refusal.raw_headers)
+        self.transport.write(b"HTTP/1.1 400 Bad Request\r\n%b\r\n%b" % (head, bytes(refusal.body)))
+        self.transport.close()
 
 
 class OnePieceTransport:

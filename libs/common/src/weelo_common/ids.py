@@ -47,9 +47,12 @@ def well_formed_id(text: str) -> str:
     if len(text) != 36:
         raise ValueError("must be a UUID of 36 characters")
     try:
-        return str(uuid.UUID(text))
+        canonical = str(uuid.UUID(text))
     except ValueError:
         raise ValueError("must be a UUID") from None
+    if canonical != text.lower():  # UUID() reads past blanks, signs and hyphens wherever they stand
+        raise ValueError("must be a UUID")
+    return canonical
 
 
 Id = Annotated[str, AfterValidator(well_formed_id)]

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
+from typing import NamedTuple
 
+from weelo_common.events import Envelope
 from weelo_common.postgres import Connection, database_now
 
 KEEP_DAYS = 9  # longer than any topic keeps its events (7 d), and a day for the cut at midnight
@@ -20,6 +22,12 @@ WITH fresh AS (
 SELECT EXISTS (SELECT FROM fresh) AS fresh,
        EXISTS (SELECT FROM parked_key WHERE consumer = $2 AND key = $4) AS parked
 """
+# For a statement that is an event's whole effect and commits by itself: only with this row may it change anything. None
+# is written for an event that is known, nor for one whose key is parked; both are then looked at in a transaction.
+REGISTER_WITHIN = """
+    INSERT INTO inbox (day, consumer, event_id) SELECT {day}::date, {consumer}::text, {event_id}::text
+     WHERE NOT EXISTS (SELECT FROM parked_key WHERE consumer = {consumer}::text AND key = {key}::text) AND {only_if}
+    ON CONFLICT DO NOTHING RETURNING 1"""
 FORGET = "DELETE FROM inbox WHERE day = $1 AND consumer = $2 AND event_id = $3"
 SELECT_PARTITIONS = """
 SELECT relname::text AS name FROM pg_inherits JOIN pg_class ON pg_class.oid = inhrelid
@@ -33,6 +41,15 @@ DROP_OLD_FROM_DEFAULT = "DELETE FROM inbox_default WHERE day < $1"
 PUT_BACK = "INSERT INTO inbox (day, consumer, event_id) VALUES ($1, $2, $3)"
 
 
+class InboxNote(NamedTuple):
+    """What the inbox is told of an event, as the parameters of a statement with ``REGISTER_WITHIN``."""
+
+    day: date
+    consumer: str
+    event_id: str
+    key: str
+
+
 @dataclass(frozen=True, slots=True)
 class Registration:
     """Whether the event is new to the consumer, and whether its key is parked."""
@@ -41,18 +58,23 @@ class Registration:
     parked: bool
 
 
+def note_of(consumer: str, envelope: Envelope) -> InboxNote:
+    """What the inbox is told of a consumer's event."""
+    return InboxNote(_day(envelope.time), consumer, envelope.id, envelope.key)
+
+
 async def register(
     connection: Connection, *, consumer: str, event_id: str, event_time: datetime, key: str
 ) -> Registration:
     """Note an event in the caller's transaction; waits for another transaction that notes the same one."""
-    row = await connection.fetchrow(REGISTER, event_time.astimezone(UTC).date(), consumer, event_id, key)
+    row = await connection.fetchrow(REGISTER, _day(event_time), consumer, event_id, key)
     assert row is not None  # noqa: S101 - a SELECT of two EXISTS has one row
     return Registration(fresh=row["fresh"], parked=row["parked"])
 
 
 async def forget(connection: Connection, *, consumer: str, event_id: str, event_time: datetime) -> None:
     """Take an event's row away in the caller's transaction: where it comes again, it is handled."""
-    await connection.execute(FORGET, event_time.astimezone(UTC).date(), consumer, event_id)
+    await connection.execute(FORGET, _day(event_time), consumer, event_id)
 
 
 async def keep_inbox_days(connection: Connection) -> int:
@@ -84,6 +106,10 @@ async def keep_inbox_days(connection: Connection) -> int:
             changed += 1
     await connection.execute(DROP_OLD_FROM_DEFAULT, oldest)
     return changed
+
+
+def _day(moment: datetime) -> date:
+    return moment.astimezone(UTC).date()
 
 
 def _partition(day: date) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import http.client
 import json
 import logging
 import time
@@ -22,6 +23,16 @@ log = logging.getLogger(__name__)
 
 MAX_JWKS_BYTES = 256 * 1024  # a key set has a few keys of a kilobyte each
 FETCH_DEADLINE_S = 2.0  # with the second for its thread, well within a request's own deadline
+# Whatever answers at the URL: nobody, no HTTP, no JSON, or JSON that is no key set.
+_NO_KEY_SET = (
+    URLError,
+    OSError,
+    http.client.HTTPException,
+    ValueError,
+    KeyError,
+    TypeError,
+    RecursionError,
+)
 
 
 class KeysUnavailable(Exception):
@@ -80,7 +91,7 @@ class KeySet:
         try:
             body = await asyncio.wait_for(asyncio.to_thread(self._read), FETCH_DEADLINE_S + 1)
             keys = self._parse(body)
-        except (URLError, OSError, TimeoutError, ValueError, KeyError, TypeError) as error:
+        except _NO_KEY_SET as error:
             log.warning("Key set not fetched; the known keys stay", extra={"reason": type(error).__name__})
             return
         if not keys:
@@ -103,10 +114,12 @@ class KeySet:
     def _parse(self, body: bytes) -> dict[str, Any]:
         found: dict[str, Any] = {}
         for entry in json.loads(body)["keys"]:
+            if not isinstance(entry, dict):
+                continue
             if entry.get("use", "sig") != "sig" or entry.get("alg", self._algorithm) != self._algorithm:
                 continue
             try:
                 found[str(entry["kid"])] = jwt.PyJWK(entry, algorithm=self._algorithm).key
-            except (jwt.PyJWTError, KeyError):
-                continue  # a key of another kind; others of the set may fit
+            except (jwt.PyJWTError, KeyError, ValueError, TypeError, AttributeError):
+                continue  # a key of another kind, or none at all; others of the set may fit
         return found

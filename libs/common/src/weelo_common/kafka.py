@@ -1,5 +1,5 @@
-"""The one place that makes aiokafka objects, and beside ``record_batches`` and ``tolerant_records`` the only one that
-touches its private parts.
+"""The one place that makes aiokafka objects, and beside ``record_batches``, ``tolerant_records`` and
+``kafka_connections`` the only one that touches its private parts.
 
 Every talk with a broker has a deadline: aiokafka's own ``stop()``, ``commit()`` and ``send_and_wait()`` wait for ever
 when the brokers are away.
@@ -21,6 +21,7 @@ from aiokafka.helpers import create_ssl_context
 
 from weelo_common import tolerant_records
 from weelo_common.events.topics import Topic
+from weelo_common.kafka_connections import closed_on_failure
 from weelo_common.settings import KafkaSettings
 
 log = logging.getLogger(__name__)
@@ -74,22 +75,25 @@ class KafkaClients:
             max_request_size=MAX_REQUEST_BYTES,
             max_batch_size=128 * 1024,
         )
-        try:
-            await asyncio.wait_for(producer.start(), self.deadline_s)
-        except (KafkaError, OSError, TimeoutError) as error:
-            await self.drop_producer(producer)
-            raise KafkaUnavailable(f"{type(error).__name__}: {error}") from error
-        except asyncio.CancelledError:
-            await self.drop_producer(producer)
-            raise
+        with closed_on_failure():
+            try:
+                await asyncio.wait_for(producer.start(), self.deadline_s)
+            except (KafkaError, OSError, TimeoutError) as error:
+                await self.drop_producer(producer)
+                raise KafkaUnavailable(f"{type(error).__name__}: {error}") from error
+            except asyncio.CancelledError:
+                await self.drop_producer(producer)
+                raise
         return producer
 
     async def stop_producer(self, producer: AIOKafkaProducer) -> None:
-        """Stop a producer whose sends were all awaited; cuts it off where the brokers are away."""
-        try:
-            await asyncio.wait_for(producer.stop(), GOODBYE_S)
-        except (KafkaError, OSError, TimeoutError):
-            await self.drop_producer(producer)
+        """Stop a producer whose sends were all awaited; cuts it off where the brokers are away.
+
+        aiokafka's ``stop()``, broken off, leaves a task that waits for ever for what is left to be sent.
+        """
+        with contextlib.suppress(KafkaError, OSError, TimeoutError):  # it is cut off
+            await asyncio.wait_for(producer.flush(), GOODBYE_S)
+        await self.drop_producer(producer)
 
     async def drop_producer(self, producer: AIOKafkaProducer) -> None:
         """End a producer without flushing what it still holds: the outbox sends that again, in order.
@@ -135,14 +139,15 @@ class KafkaClients:
         Raises:
             KafkaUnavailable: no broker answered within the deadline; the consumer is closed.
         """
-        try:
-            await asyncio.wait_for(consumer.start(), self.join_deadline_s)
-        except (KafkaError, OSError, TimeoutError) as error:
-            await self.stop_consumer(consumer)
-            raise KafkaUnavailable(f"{type(error).__name__}: {error}") from error
-        except asyncio.CancelledError:
-            await asyncio.shield(self.stop_consumer(consumer))
-            raise
+        with closed_on_failure():
+            try:
+                await asyncio.wait_for(consumer.start(), self.join_deadline_s)
+            except (KafkaError, OSError, TimeoutError) as error:
+                await self.stop_consumer(consumer)
+                raise KafkaUnavailable(f"{type(error).__name__}: {error}") from error
+            except asyncio.CancelledError:
+                await asyncio.shield(self.stop_consumer(consumer))
+                raise
 
     async def start_consumer_unless(self, stop: asyncio.Event, consumer: AIOKafkaConsumer) -> bool:
         """Connect, unless the stop comes first: brokers that are away must not hold up a shutdown.
@@ -177,7 +182,7 @@ class KafkaClients:
         """
         try:
             await asyncio.wait_for(consumer.commit(dict(offsets)), deadline_s or self.deadline_s)
-        except TimeoutError:
+        except (TimeoutError, asyncio.CancelledError):
             # aiokafka shields the request itself, which goes on; how it fails is nobody's to see any more.
             for task in asyncio.all_tasks():
                 if getattr(task.get_coro(), "__name__", "") == "_do_commit_offsets":
@@ -226,7 +231,8 @@ class KafkaClients:
         """
         client = AIOKafkaAdminClient(**self._connection())
         try:
-            await asyncio.wait_for(client.start(), self.deadline_s)
+            with closed_on_failure():
+                await asyncio.wait_for(client.start(), self.deadline_s)
         except (KafkaError, OSError, TimeoutError) as error:
             with contextlib.suppress(KafkaError, OSError, TimeoutError):  # it never started
                 await asyncio.wait_for(client.close(), self.deadline_s)

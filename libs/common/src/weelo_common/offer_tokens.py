@@ -16,7 +16,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 ALGORITHM = "EdDSA"
-MAX_TOKEN_LENGTH = 4096  # characters; a longer one is refused unread
+MAX_TOKEN_LENGTH = (
+    8192  # characters; the longest ids of emoji alone make some 6,500. A longer one is refused unread
+)
 _TEXT_CLAIMS = {
     "offer_id": "jti",
     "captain_id": "sub",

@@ -10,16 +10,18 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Any, Protocol
 
 from opentelemetry.trace import SpanKind
 
 from weelo_common import inbox, parking
 from weelo_common.dead_letters import DeadLetters
-from weelo_common.delivery import Delivery, Handler, Outcome, PoisonMessage, RetryLater
+from weelo_common.delivery import AtOnce, Delivery, Handler, Outcome, PoisonMessage, RetryLater
 from weelo_common.events import Envelope, Event, MalformedEvent, decode
 from weelo_common.events.topics import Topic
 from weelo_common.kafka import KafkaUnavailable
+from weelo_common.outage_log import OutageLog
 from weelo_common.parking import Record
 from weelo_common.postgres import Connection, Database, DatabaseUnavailable, is_infrastructure_error
 from weelo_common.telemetry import span
@@ -60,6 +62,7 @@ class EventProcessor:
         dead_letters: DeadLetters,
         metrics: Metrics,
         relevant: Callable[[Event], bool],
+        at_once: Mapping[type[Event], AtOnce] = MappingProxyType({}),
     ) -> None:
         self._consumer = consumer
         self._handlers = handlers
@@ -67,12 +70,15 @@ class EventProcessor:
         self._dead_letters = dead_letters
         self._metrics = metrics
         self._relevant = relevant
+        self._at_once = at_once
+        self._outages = OutageLog(log, begins="Consumer waits", ends="Consumer goes on")
         self._unknown: set[str] = set()
 
     async def process(self, record: Record, ended: asyncio.Event) -> bool:
         """Handle a record; False where ``ended`` came first and the record must be read again by its next owner."""
         failures = 0
         waits = 0
+        who = (record.topic.name, record.partition)
         while True:
             pause_s: float
             try:
@@ -82,8 +88,9 @@ class EventProcessor:
             except (DatabaseUnavailable, KafkaUnavailable) as error:
                 pause_s = _backoff_s(waits)
                 waits += 1
-                log.warning("Consumer waits", extra=self._where(record) | {"reason": str(error)})
+                self._outages.waits(str(error), who, self._where(record))
             else:
+                self._outages.goes_on(who, self._where(record))
                 if outcome is not None:
                     self._metrics.count(self._consumer, outcome)
                     return True
@@ -93,6 +100,7 @@ class EventProcessor:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(ended.wait(), pause_s)
             if ended.is_set():
+                self._outages.gives_up(who)
                 return False
 
     async def _attempt(self, record: Record, failures: int) -> Outcome | None:
@@ -141,6 +149,13 @@ class EventProcessor:
         delivery: Delivery[Event] = Delivery(
             envelope, event, record.partition, record.offset, record.received_at
         )
+        at_once = self._at_once.get(type(event))
+        if at_once is not None:
+            async with self._database.connection() as connection:
+                done = await at_once(connection, delivery, inbox.note_of(self._consumer, envelope))
+            if done is not None:
+                self._after_commit(delivery, record)
+                return done
         async with self._database.transaction() as connection:
             registration = await self._register(connection, envelope)
             if not registration.fresh:
@@ -149,11 +164,14 @@ class EventProcessor:
                 await parking.append(connection, self._consumer, envelope, record)
                 return Outcome.PARKED
             outcome = await handler(connection, delivery)
+        self._after_commit(delivery, record)
+        return outcome
+
+    def _after_commit(self, delivery: Delivery[Event], record: Record) -> None:
         try:
             delivery.committed()
         except Exception:  # the effect stands; another try would only meet the inbox
             log.exception("After-commit work failed", extra=self._where(record))
-        return outcome
 
     async def _park(self, envelope: Envelope, record: Record, reason: str) -> Outcome:
         async with self._database.transaction() as connection:

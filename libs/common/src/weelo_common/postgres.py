@@ -31,6 +31,7 @@ Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record] | PoolConnectionProx
 T = TypeVar("T")
 
 SELECT_NOW = "SELECT clock_timestamp()"
+ROLLBACK = "ROLLBACK"
 
 WATCH_PERIOD_S = 1.0  # a sign of life is asked for this often
 WATCH_DEADLINE_S = 2.0  # and is there by then, or PostgreSQL counts as away: nobody waits any longer for it
@@ -112,7 +113,9 @@ class Database:
         self._options = options
         self._commit_listeners: list[Callable[[], None]] = []
         self._in_use: set[PoolConnectionProxy[asyncpg.Record]] = set()
+        self._tidying: set[asyncio.Task[None]] = set()  # the loop itself holds tasks only weakly
         self._away: str | None = None
+        self._watched: list[Database] = [self]
 
     @classmethod
     @contextlib.asynccontextmanager
@@ -154,14 +157,18 @@ class Database:
         try:
             yield database
         finally:
-            try:
-                await asyncio.wait_for(pool.close(), settings.postgres_acquire_deadline_s)
-            except _INFRASTRUCTURE_ERRORS:
-                pool.terminate()
+            with contextlib.suppress(*_INFRASTRUCTURE_ERRORS):
+                if database.trouble is None:  # else nobody would answer a goodbye
+                    await asyncio.wait_for(pool.close(), settings.postgres_acquire_deadline_s)
+            pool.terminate()  # does nothing to one that is closed
 
     def on_commit(self, listener: Callable[[], None]) -> None:
         """Call ``listener`` after each commit of ``transaction``; it must return at once."""
         self._commit_listeners.append(listener)
+
+    def watch_also(self, other: Database) -> None:
+        """Let ``watch`` speak for another pool of the same server, too."""
+        self._watched.append(other)
 
     @property
     def trouble(self) -> str | None:
@@ -178,16 +185,41 @@ class Database:
         if self._away is not None:
             raise DatabaseUnavailable(f"PostgreSQL is away ({self._away})")
         try:
-            async with self._pool.acquire(timeout=self._settings.postgres_acquire_deadline_s) as connection:
-                self._in_use.add(connection)
-                try:
-                    yield connection
-                finally:
-                    self._in_use.discard(connection)
+            connection = await self._pool.acquire(timeout=self._settings.postgres_acquire_deadline_s)
+            self._in_use.add(connection)
+            try:
+                yield connection
+            except BaseException:
+                await self._tidied_up(connection)
+                raise
+            self._in_use.discard(connection)
+            await self._pool.release(connection)
         except _INFRASTRUCTURE_ERRORS as error:
             if not is_infrastructure_error(error):
                 raise
             raise DatabaseUnavailable(f"{type(error).__name__}: {error}") from error
+
+    async def _tidied_up(self, connection: PoolConnectionProxy[asyncpg.Record]) -> None:
+        """Give back a connection that was in trouble; beside this task, where that is cut off for a second time."""
+        tidying = asyncio.create_task(self._tidy_up(connection), name="postgres: tidy up")
+        self._tidying.add(tidying)
+        tidying.add_done_callback(self._tidying.discard)
+        await asyncio.shield(tidying)
+
+    async def _tidy_up(self, connection: PoolConnectionProxy[asyncpg.Record]) -> None:
+        """Roll back a transaction whose own end was cut off, then give the connection back, each within the deadline.
+
+        The pool would roll back, too, but takes it for a defect and tells it as one.
+        """
+        try:
+            async with asyncio.timeout(self._settings.postgres_acquire_deadline_s):
+                if connection.is_in_transaction():
+                    await connection.execute(ROLLBACK)
+            await self._pool.release(connection)
+        except _NO_SIGN_OF_LIFE:  # what the caller fails with says it all
+            _terminate(connection)
+        finally:
+            self._in_use.discard(connection)
 
     @contextlib.asynccontextmanager
     async def transaction(self) -> AsyncIterator[Connection]:
@@ -237,9 +269,7 @@ class Database:
                     own = None
                     self._is_away(type(error).__name__)
                 else:
-                    if self._away is not None:
-                        log.warning("PostgreSQL is back")
-                    self._away = None
+                    self._is_here()
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(stop.wait(), period_s)
         finally:
@@ -260,14 +290,20 @@ class Database:
             raise
         return connection
 
+    def _is_here(self) -> None:
+        if self._away is not None:
+            log.warning("PostgreSQL is back")
+        for database in self._watched:
+            database._away = None
+
     def _is_away(self, reason: str) -> None:
+        in_use = [connection for database in self._watched for connection in database._in_use]
         if self._away is None:
-            log.warning("PostgreSQL is away", extra={"reason": reason, "cutOff": len(self._in_use)})
-        self._away = reason
-        for connection in tuple(self._in_use):
-            # One that the server closed itself was taken back by the pool, and cannot be called any more.
-            with contextlib.suppress(asyncpg.InterfaceError):
-                connection.terminate()
+            log.warning("PostgreSQL is away", extra={"reason": reason, "cutOff": len(in_use)})
+        for database in self._watched:
+            database._away = reason
+        for connection in in_use:
+            _terminate(connection)
 
 
 async def _in_own_time(work: Coroutine[Any, Any, T], limit_s: float) -> T:
@@ -290,6 +326,13 @@ async def _in_own_time(work: Coroutine[Any, Any, T], limit_s: float) -> T:
         if not task.done():
             task.cancel()
             await asyncio.wait([task])
+
+
+def _terminate(connection: PoolConnectionProxy[asyncpg.Record]) -> None:
+    """Close a connection without a word; the server then rolls back what was open on it."""
+    # One that the server closed itself was taken back by the pool, and cannot be called any more.
+    with contextlib.suppress(asyncpg.InterfaceError):
+        connection.terminate()
 
 
 async def database_now(connection: Connection) -> datetime:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import hiredis
-from redis.asyncio.connection import ConnectionPool
+from redis.asyncio.connection import AbstractConnection, ConnectionPool
 from redis.exceptions import RedisError, ResponseError
 
 MAX_BATCH = 200  # commands; a batch's answers are read by one task in one go
@@ -35,6 +35,7 @@ class RedisBatches:
         self._pool = pool
         self._deadline_s = deadline_s
         self._waiting: list[_Asked] = []
+        self._in_flight: list[_Asked] = []
         self._sending: asyncio.Task[None] | None = None
         self._next_at = 0.0  # when the next batch may begin, on the loop's clock
 
@@ -60,50 +61,64 @@ class RedisBatches:
             await asyncio.wait([self._sending])
 
     async def _send_all(self) -> None:
-        batch: list[_Asked] = []
+        try:
+            while self._waiting:
+                await self._send_while_asked()
+        except (RedisError, OSError, TimeoutError) as error:
+            self._fail(error)
+        except BaseException as error:
+            # The client is closed, or a defect: nobody may be left waiting.
+            self._fail(ConnectionError(f"the batch broke off: {type(error).__name__}"))
+            raise
+        finally:
+            self._sending = None
+
+    async def _send_while_asked(self) -> None:
+        """Batch after batch over one connection, until nobody waits.
+
+        To take it from the pool and give it back costs 40 µs of CPU, as much as the round trip itself.
+        """
+        connection: AbstractConnection | None = None
         try:
             while self._waiting:
                 now = asyncio.get_running_loop().time()
                 if now < self._next_at:
                     await asyncio.sleep(self._next_at - now)
                 self._next_at = max(now, self._next_at) + PACE_S
-                batch, self._waiting = self._waiting[:MAX_BATCH], self._waiting[MAX_BATCH:]
+                batch = self._in_flight = self._waiting[:MAX_BATCH]
+                self._waiting = self._waiting[MAX_BATCH:]
                 # The oldest command's deadline is the batch's.
                 async with asyncio.timeout_at(batch[0].until):
-                    await self._send(batch)
-        except (RedisError, OSError, TimeoutError) as error:
-            self._fail(batch, error)
-        except BaseException as error:
-            # The client is closed, or a defect: nobody may be left waiting.
-            self._fail(batch, ConnectionError(f"the batch broke off: {type(error).__name__}"))
-            raise
-        finally:
-            self._sending = None
-
-    async def _send(self, batch: list[_Asked]) -> None:
-        connection = await self._pool.get_connection()  # type: ignore[no-untyped-call]
-        try:
-            packed = [hiredis.pack_command(asked.command) for asked in batch]
-            await connection.send_packed_command(b"".join(packed))
-            for asked in batch:
-                try:
-                    answer = await connection.read_response(timeout=math.inf)  # the batch has its deadline
-                except ResponseError as error:
-                    _refuse(asked.answer, error)
-                else:
-                    if not asked.answer.done():  # else its caller was cancelled
-                        asked.answer.set_result(answer)
+                    if connection is None:
+                        connection = await self._pool.get_connection()  # type: ignore[no-untyped-call]
+                    await _exchange(connection, batch)
         except BaseException:
-            await connection.disconnect(nowait=True)  # answers that still come belong to nobody
+            if connection is not None:
+                await connection.disconnect(nowait=True)  # answers that still come belong to nobody
             raise
         finally:
-            await self._pool.release(connection)
+            if connection is not None:
+                await self._pool.release(connection)
 
-    def _fail(self, batch: list[_Asked], error: Exception) -> None:
+    def _fail(self, error: Exception) -> None:
         """Who waited behind a batch that failed would only wait for the same Redis."""
         waiting, self._waiting = self._waiting, []
-        for asked in (*batch, *waiting):
+        for asked in (*self._in_flight, *waiting):
             _refuse(asked.answer, error)
+
+
+async def _exchange(connection: AbstractConnection, batch: list[_Asked]) -> None:
+    """One round trip; a command that Redis refuses is its caller's trouble alone."""
+    packed = [hiredis.pack_command(asked.command) for asked in batch]
+    await connection.send_packed_command(b"".join(packed))
+    for asked in batch:
+        try:
+            answer = await connection.read_response(timeout=math.inf)  # the batch has its deadline
+        except ResponseError as error:
+            _refuse(asked.answer, error)
+        else:
+            if not asked.answer.done():  # else its caller was cancelled
+                asked.answer.set_result(answer)
 
 
 def _refuse(answer: asyncio.Future[Any], error: Exception) -> None:

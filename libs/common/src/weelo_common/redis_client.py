@@ -19,6 +19,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError, RedisError
 
+from weelo_common.outage_log import OutageLog
 from weelo_common.redis_batch import RedisBatches
 from weelo_common.settings import RedisSettings
 from weelo_common.telemetry import span
@@ -45,6 +46,7 @@ class RedisClient:
         self._pause_s = settings.redis_breaker_pause_s
         self._failures = 0
         self._open_until = 0.0
+        self._outages = OutageLog(log, begins="Redis is spared for a while", ends="Redis is back")
 
     @classmethod
     @contextlib.asynccontextmanager
@@ -103,9 +105,10 @@ class RedisClient:
             self._failures += 1
             if self._failures >= self._limit:
                 self._open_until = time.monotonic() + self._pause_s
-                log.warning("Redis is spared for a while", extra={"reason": type(error).__name__})
+                self._outages.waits(type(error).__name__)
             raise RedisUnavailable(f"{type(error).__name__}: {error}") from error
         self._failures = 0
+        self._outages.goes_on()
         return result
 
 

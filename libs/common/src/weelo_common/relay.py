@@ -20,6 +20,7 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 
 from weelo_common.kafka import KafkaClients, KafkaUnavailable
+from weelo_common.outage_log import OutageLog
 from weelo_common.postgres import Database, DatabaseUnavailable
 from weelo_common.record_batches import MAX_BATCH_BYTES, BatchSender, RecordBatch
 from weelo_common.relay_metrics import RelayMetrics
@@ -35,6 +36,9 @@ PAGES_A_PASS = 16  # then it looks from the first row again: one may have become
 # A pass with so many rows tells of load: the next begins RELAY_GATHER_S after it began, so that it has more of them. A
 # pass costs a millisecond of CPU, and Kafka several, however few its rows. Below, every event goes at once.
 GATHER_FROM_ROWS = 8
+# A pass with so many rows tells of thousands a second, of work that fills the machine: passes then begin further apart.
+HEAVY_FROM_ROWS = 32
+HEAVY_GATHERS = 2.5  # times RELAY_GATHER_S
 # A plan is kept, and is made while the outbox is nearly empty. Read whole where it holds a backlog, it was drained ten
 # times slower.
 SESSION = {"enable_seqscan": "off", "jit": "off"}
@@ -98,7 +102,7 @@ class Relay:
         self._closely = False  # look at every row's headers, for a broker did not say what was wrong
         self._gather_until = 0.0  # the next pass begins no earlier
         self._woken = asyncio.Event()
-        self._told_trouble = False
+        self._outages = OutageLog(log, begins="Relay waits", ends="Relay goes on")
         self._told_refused: set[int] = set()
 
     def wake(self) -> None:
@@ -115,7 +119,7 @@ class Relay:
                         sent = await self.run_once()
                     except (DatabaseUnavailable, KafkaUnavailable) as error:
                         self._metrics.errors.inc()
-                        self._tell_trouble(str(error))
+                        self._outages.waits(str(error))
                         await _wait(stop, RETRY_PAUSE_S)
                     else:
                         await self._rest(stop, busy=sent >= self._settings.relay_batch_rows)
@@ -158,7 +162,7 @@ class Relay:
             for done in (last, page):
                 await self._delete(done)
         self._all_is_well()
-        self._gather_until = began + self._settings.relay_gather_s if sent >= GATHER_FROM_ROWS else 0.0
+        self._gather_until = began + gathering_s(sent, self._settings.relay_gather_s)
         return sent
 
     async def _hold_lease(self) -> bool:
@@ -286,15 +290,9 @@ class Relay:
             },
         )
 
-    def _tell_trouble(self, reason: str) -> None:
-        if not self._told_trouble:
-            self._told_trouble = True
-            log.warning("Relay waits", extra={"reason": reason})
-
     def _all_is_well(self) -> None:
-        if self._told_trouble:
-            log.warning("Relay goes on")
-        self._told_trouble = self._closely = False
+        self._outages.goes_on()
+        self._closely = False
         self._told_refused.clear()
         self._metrics.refused.set(0)
 
@@ -341,6 +339,13 @@ class Relay:
                 await connection.execute(RELEASE_LEASE, self._owner)
         except (DatabaseUnavailable, TimeoutError) as error:
             log.warning("Lease left to run out", extra={"reason": f"{type(error).__name__}: {error}"})
+
+
+def gathering_s(rows: int, gather_s: float) -> float:
+    """How long after its own beginning a pass of so many rows lets the next one begin; 0.0: at once."""
+    if rows < GATHER_FROM_ROWS:
+        return 0.0
+    return gather_s if rows < HEAVY_FROM_ROWS else gather_s * HEAVY_GATHERS
 
 
 async def _all(*work: Any) -> list[Any]:

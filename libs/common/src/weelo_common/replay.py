@@ -19,6 +19,7 @@ from weelo_common.dead_letters import DeadLetters
 from weelo_common.delivery import Delivery, Handler, PoisonMessage, RetryLater
 from weelo_common.events import Envelope, Event
 from weelo_common.kafka import KafkaUnavailable
+from weelo_common.outage_log import OutageLog
 from weelo_common.parking import REASON_LENGTH, Record
 from weelo_common.postgres import Connection, Database, DatabaseUnavailable, is_infrastructure_error
 
@@ -58,14 +59,18 @@ class Replayer:
         self._dead_letters = dead_letters
         self._metrics = metrics
         self._topics = {event.TOPIC.name: event.TOPIC for event in handlers}
+        self._outages = OutageLog(log, begins="Replay waits", ends="Replay goes on")
 
     async def run(self, stop: asyncio.Event) -> None:
         """Look for requests until stopped; what is asked for while a server is away is done when it is back."""
+        who = {"consumer": self._consumer}
         while not stop.is_set():
             try:
                 await self.run_once(stop)
             except (DatabaseUnavailable, KafkaUnavailable) as error:
-                log.warning("Replay waits", extra={"consumer": self._consumer, "reason": str(error)})
+                self._outages.waits(str(error), extra=who)
+            else:
+                self._outages.goes_on(extra=who)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), LOOK_PERIOD_S)
 

@@ -127,7 +127,7 @@ class ServiceSettings(PostgresSettings, KafkaSettings):
     relay_poll_s: Seconds = 0.01
     """How often the relay looks for rows that another process wrote."""
     relay_gather_s: Seconds = 0.01
-    """How far apart a relay under load begins its passes; one that finds a few rows at a time does not wait."""
+    """How far apart a relay under load begins its passes, under heavy load 2.5 times as far; few rows do not wait."""
     relay_batch_rows: Annotated[int, Field(ge=1, le=10_000)] = 2000
     """Rows read, sent and deleted together."""
     relay_lease_s: Annotated[float, Field(ge=1, le=60)] = 3.0

@@ -51,7 +51,7 @@ class Sweep:
                 await asyncio.wait_for(stop.wait(), self._period_s)
 
     async def run_once(self, stop: asyncio.Event | None = None) -> dict[str, int]:
-        """One sweep; returns rows done by job, or nothing where another replica sweeps.
+        """One sweep; returns rows done by job, or nothing where another replica sweeps. A job that fails is logged.
 
         Raises:
             DatabaseUnavailable: what was done stays done; the next sweep goes on.
@@ -73,13 +73,19 @@ class Sweep:
         return done
 
     async def _run_job(self, job: SweepJob, stop: asyncio.Event | None) -> int:
+        """One job's batches; how many rows they did. A defect ends it until the next sweep, and nothing else."""
         total = 0
-        for _ in range(MAX_BATCHES):
-            if stop is not None and stop.is_set():
-                break
-            async with self._database.transaction() as connection:
-                rows = await job.run_batch(connection)
-            total += rows
-            if rows == 0:
-                break
+        try:
+            for _ in range(MAX_BATCHES):
+                if stop is not None and stop.is_set():
+                    break
+                async with self._database.transaction() as connection:
+                    rows = await job.run_batch(connection)
+                total += rows
+                if rows == 0:
+                    break
+        except DatabaseUnavailable:
+            raise
+        except Exception:  # the other jobs, and whoever calls the service, need not suffer from it
+            log.exception("CleanupJob failed", extra={"job": job.name})
         return total

@@ -31,6 +31,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from opentelemetry.util.types import AttributeValue
 
 from weelo_common.clock import format_time
+from weelo_common.log_repeats import Repeats
 
 _TRACER = trace.get_tracer("weelo")  # stands for the process's tracer, once that is installed
 _PROPAGATOR = TraceContextTextMapPropagator()
@@ -278,9 +279,11 @@ def _running_loop() -> asyncio.AbstractEventLoop | None:
 
 
 def configure_logging(service: str, level: str) -> None:
-    """Send all logs to stdout as JSON lines. Libraries speak from WARNING on."""
+    """Send all logs to stdout as JSON lines. Libraries speak from WARNING on, and aiokafka does not repeat itself."""
     root = logging.getLogger()
-    root.handlers[:] = [TickHandler(sys.stdout.buffer, JsonLines(service))]
+    handler = TickHandler(sys.stdout.buffer, JsonLines(service))
+    handler.addFilter(Repeats("aiokafka"))
+    root.handlers[:] = [handler]
     root.setLevel(level)
     for library in ("aiokafka", "uvicorn", "uvicorn.error", "uvicorn.access", "websockets", "asyncio"):
         logging.getLogger(library).setLevel(max(logging.WARNING, root.level))

@@ -203,7 +203,8 @@ class LiveFleet:
         """Take positions; returns how many are newer than what was known, of captains who are known.
 
         Of several of one captain in one record the newest counts. ``recordedAt`` is of the phone's clock and orders
-        only what is fresh: a clock set back must not make a captain invisible for good.
+        only what is fresh: a clock set back must not make a captain invisible for good. One that was recorded at the
+        same time and received later counts as newer: a phone that lies still tells its last fix again and again.
         """
         numbers = self._numbers.find(positions.fingerprints)
         strange = numbers == UNKNOWN
@@ -303,6 +304,7 @@ class LiveFleet:
         known = self._numbers.lines.take(numbers, 0)
         silence = positions.received_at_ms - known[:, RECEIVED_AT]
         newer = positions.recorded_at_ms > known[:, RECORDED_AT]
+        newer |= (positions.recorded_at_ms == known[:, RECORDED_AT]) & (silence > 0)
         taken = ((silence > self._fresh_for_ms) | (newer & (silence >= -self._fresh_for_ms))).nonzero()[0]
         if len(taken) < len(numbers):
             numbers, positions, known = numbers[taken], positions.only(taken), known[taken]

@@ -39,6 +39,9 @@ from weelo_common.settings import secret_text
 from weelo_common.sweep import Sweep, SweepJob
 
 SWEEP_ROWS = 500  # a batch of the sweep
+# Each statement has one good plan, by an index. To plan anew for each list of captains, as PostgreSQL would, costs more
+# than to ask for them; and a plan that is kept may have been made while the tables were empty.
+SESSION = {"plan_cache_mode": "force_generic_plan", "enable_seqscan": "off", "jit": "off"}
 
 
 async def build(settings: Settings, life: Lifecycle) -> None:
@@ -59,14 +62,14 @@ async def build(settings: Settings, life: Lifecycle) -> None:
     clock = SystemClock()
     metrics = DispatcherMetrics(life.registry)
     consumer_metrics = ConsumerMetrics(life.registry)
-    database = await life.enter(Database.open(settings, application_name=DISPATCHER))
+    database = await life.enter(Database.open(settings, application_name=DISPATCHER, session=SESSION))
     redis = await life.enter(RedisClient.open(settings))
     kafka = KafkaClients(settings, client_id=DISPATCHER)
 
     outbox = Outbox(DISPATCHER)
     live_fleet = LiveFleet()
     transporters = TransporterCache(redis, keep_s=settings.transporter_cache_s)
-    dispatch = Dispatch(Matcher(live_fleet, metrics), signer)
+    dispatch = Dispatch(Matcher(live_fleet, metrics), signer, outbox)
     offers = Offers(database, dispatch, outbox, metrics)
     fleet = Fleet(database, outbox, live_fleet, transporters, offers)
     positions = PositionSender(
@@ -87,6 +90,7 @@ async def build(settings: Settings, life: Lifecycle) -> None:
         relevant=is_relevant,
     )
     relay_database = await life.enter(Relay.database(settings, DISPATCHER))
+    database.watch_also(relay_database)
     relay = Relay(relay_database, kafka, settings, RelayMetrics(life.registry))
     database.on_commit(relay.wake)
     sweep = Sweep(

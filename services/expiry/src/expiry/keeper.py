@@ -105,12 +105,14 @@ class Keeper:
         asked_at = self._work.monotonic()
         now: datetime = await conn.fetchval(SELECT_NOW)
         was_known = self._work.clock.known
-        set_by_s = self._work.clock.observe(now.timestamp(), asked_at, self._work.monotonic())
+        answered_at = self._work.monotonic()
+        set_by_s = self._work.clock.observe(now.timestamp(), asked_at, answered_at)
         ahead_s = now.timestamp() - time.time()
         self._metrics.clock_offset.set(ahead_s)
         if set_by_s is not None:
             log.warning("The database's clock was set", extra={"byS": round(set_by_s, 3)})
-        is_off = abs(ahead_s) > self._settings.clock_warn_s
+        # The answer may have been on its way, or waited for this process, for as long as it took.
+        is_off = abs(ahead_s) > self._settings.clock_warn_s + answered_at - asked_at
         if is_off and not self._is_off:
             # Timers keep to the database's clock all the same; logs, traces and tokens keep to this one.
             log.warning("Clocks differ", extra={"databaseAheadS": round(ahead_s, 3)})

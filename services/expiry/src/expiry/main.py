@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from expiry.consumers import handlers
+from expiry.consumers import at_once, handlers
 from expiry.domain import TOMBSTONE_S
 from expiry.firing import Firer
 from expiry.handlers import Handlers
@@ -49,6 +49,7 @@ async def build(settings: Settings, life: Lifecycle) -> None:
     consumer = Consumer(
         group=EXPIRY,
         handlers=handlers(commands),
+        at_once=at_once(commands),
         database=database,
         kafka=kafka,
         settings=settings,

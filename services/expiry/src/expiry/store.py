@@ -13,35 +13,58 @@ from array import array
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import NamedTuple
 
 import asyncpg
 
 from expiry.domain import ClaimedTimer, Firing
+from weelo_common.events.timers import MAX_HORIZON_DAYS
+from weelo_common.inbox import REGISTER_WITHIN, InboxNote
 from weelo_common.postgres import Connection
 
+HORIZON = timedelta(days=MAX_HORIZON_DAYS)
+
+_MOMENT = "moment AS MATERIALIZED (SELECT clock_timestamp() AS now)"
+_HORIZON = "$5::timestamptz <= (SELECT now FROM moment) + $13::interval"
+
 # One statement both locks and judges, and may: ON CONFLICT compares with the row as it is once locked.
-SCHEDULE = """
-WITH moment AS MATERIALIZED (SELECT clock_timestamp() AS now),
-saved AS (
+_SAVED = """
     INSERT INTO timers AS t (timer_key, version, partition, state, owner, due_at, payload, order_id, traceparent)
-    VALUES ($1, $2, $3, 'pending', $4, $5, $6::text::json, $7, $8)
+    SELECT $1::text, $2::integer, $3::integer, 'pending', $4::text, $5::timestamptz, $6::text::json, $7::text, $8::text
+      {source}
     ON CONFLICT (timer_key) DO UPDATE
     SET version = excluded.version, partition = excluded.partition, state = 'pending', owner = excluded.owner,
         due_at = excluded.due_at, payload = excluded.payload, order_id = excluded.order_id,
         traceparent = excluded.traceparent, updated_at = clock_timestamp()
     WHERE t.version < excluded.version
-    RETURNING id)
+    RETURNING id"""
+SCHEDULE = f"""
+WITH {_MOMENT}, saved AS ({_SAVED.format(source="")})
 SELECT (SELECT now FROM moment) AS now, (SELECT id FROM saved) AS id
-"""
-
+"""  # noqa: S608 — only constants are put in, here and below
 # Cancels up to its version. A firing of the same version is too late to stop; a lower one is kept from coming back.
-CANCEL = """
+_CANCELLED = """
 INSERT INTO timers AS t (timer_key, version, partition, state, order_id, traceparent)
-VALUES ($1, $2, $3, 'cancelled', $4, $5)
+SELECT $1::text, $2::integer, $3::integer, 'cancelled', $4::text, $5::text {source}
 ON CONFLICT (timer_key) DO UPDATE
 SET version = excluded.version, state = 'cancelled', updated_at = clock_timestamp()
 WHERE t.version < excluded.version OR (t.version = excluded.version AND t.state = 'pending')
 """
+CANCEL = _CANCELLED.format(source="")
+
+# The same with the command's row in the inbox, so that one statement is the whole transaction, and one round trip.
+_FRESH_SCHEDULE = REGISTER_WITHIN.format(
+    day="$9", consumer="$10", event_id="$11", key="$12", only_if=_HORIZON
+)
+_FRESH_CANCEL = REGISTER_WITHIN.format(day="$6", consumer="$7", event_id="$8", key="$9", only_if="true")
+SCHEDULE_AT_ONCE = f"""
+WITH {_MOMENT}, fresh AS ({_FRESH_SCHEDULE}), saved AS ({_SAVED.format(source="FROM fresh")})
+SELECT (SELECT now FROM moment) AS now, (SELECT id FROM saved) AS id, EXISTS (SELECT FROM fresh) AS fresh
+"""  # noqa: S608
+CANCEL_AT_ONCE = f"""
+WITH fresh AS ({_FRESH_CANCEL}), cancelled AS ({_CANCELLED.format(source="FROM fresh")} RETURNING 1)
+SELECT EXISTS (SELECT FROM cancelled) AS cancelled FROM fresh
+"""  # noqa: S608
 
 _NO_WAIT_FOR_THE_DISK = "set_config('synchronous_commit', 'off', true) = 'off'"
 _DUE_MS = "(date_part('epoch', due_at) * 1000)::bigint"
@@ -115,6 +138,29 @@ DELETE FROM timers WHERE id = ANY (
 """
 
 
+class Schedule(NamedTuple):
+    """A timer to be; ``payload`` is JSON text."""
+
+    key: str
+    version: int
+    partition: int
+    owner: str
+    due_at: datetime
+    payload: str
+    order_id: str | None
+    traceparent: str | None
+
+
+class Cancel(NamedTuple):
+    """A timer not to be, up to a version."""
+
+    key: str
+    version: int
+    partition: int
+    order_id: str | None
+    traceparent: str | None
+
+
 @dataclass(frozen=True, slots=True)
 class Scheduled:
     """What became of a command: the timer's id, None where its version was not higher; ``now`` by the database."""
@@ -135,38 +181,29 @@ class Loaded:
 class TimerStore:
     """SQL of expiry's tables; each method is one bounded statement or two, on the caller's connection."""
 
-    async def schedule(
-        self,
-        conn: Connection,
-        *,
-        key: str,
-        version: int,
-        partition: int,
-        owner: str,
-        due_at: datetime,
-        payload: str,
-        order_id: str | None,
-        traceparent: str | None,
-    ) -> Scheduled:
+    async def schedule(self, conn: Connection, timer: Schedule) -> Scheduled:
         """Schedule or move a timer, where its version is higher than what is known."""
-        row = await conn.fetchrow(
-            SCHEDULE, key, version, partition, owner, due_at, payload, order_id, traceparent
-        )
+        row = await conn.fetchrow(SCHEDULE, *timer)
         assert row is not None  # noqa: S101 - a SELECT of two values has one row
         return Scheduled(row["id"], row["now"])
 
-    async def cancel(
-        self,
-        conn: Connection,
-        *,
-        key: str,
-        version: int,
-        partition: int,
-        order_id: str | None,
-        traceparent: str | None,
-    ) -> bool:
+    async def schedule_at_once(self, conn: Connection, timer: Schedule, note: InboxNote) -> Scheduled | None:
+        """The same with the command's inbox row; None, and nothing done, where that was not written.
+
+        So it is with a repeat, with a parked key, and with what is due beyond the horizon.
+        """
+        row = await conn.fetchrow(SCHEDULE_AT_ONCE, *timer, *note, HORIZON)
+        assert row is not None  # noqa: S101 - a SELECT of three values has one row
+        return Scheduled(row["id"], row["now"]) if row["fresh"] else None
+
+    async def cancel(self, conn: Connection, timer: Cancel) -> bool:
         """Cancel a timer up to a version, known or not yet; False where it has fired or has moved on."""
-        return _rows(await conn.execute(CANCEL, key, version, partition, order_id, traceparent)) == 1
+        return _rows(await conn.execute(CANCEL, *timer)) == 1
+
+    async def cancel_at_once(self, conn: Connection, timer: Cancel, note: InboxNote) -> bool | None:
+        """The same with the command's inbox row; None, and nothing done, where that was not written."""
+        is_cancelled: bool | None = await conn.fetchval(CANCEL_AT_ONCE, *timer, *note)
+        return is_cancelled
 
     async def claim_held(self, conn: Connection, ids: Sequence[int]) -> Firing | None:
         """Mark as fired those of these timers that are pending and due; None where none is."""

@@ -161,7 +161,8 @@ class NotificationsData(Answer):
         bool,
         Field(
             description="Whether all after `after` is here or on the next pages. `false`: some of it is gone for "
-            "good (kept are 24 hours, and 1,000 frames a user), so read the present state by the other paths."
+            "good (kept are 24 hours, and 1,000 frames a user), or `after` is ahead of the stream, so read the "
+            "present state by the other paths."
         ),
     ]
 

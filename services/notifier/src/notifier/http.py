@@ -36,11 +36,19 @@ def router(database: Database) -> APIRouter:
                 "epoch": stream.epoch,
                 "events": replay(frames[:limit]),
                 "hasMore": len(frames) > limit,
-                "recovered": stream.floor <= after,
+                "recovered": is_whole(frames, after=after, head=stream.head),
             }
         )
 
     return routes
+
+
+def is_whole(frames: Sequence[StoredFrame], *, after: int, head: int) -> bool:
+    """Whether what was read after an offset is all there is; ``head`` was read just before the frames.
+
+    Not where retention took some, be it between the two; nor where the offset is ahead of the stream.
+    """
+    return frames[0].offset == after + 1 if frames else after == head
 
 
 def replay(frames: Sequence[StoredFrame]) -> list[dict[str, Any]]:

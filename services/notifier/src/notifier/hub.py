@@ -16,7 +16,7 @@ from notifier.metrics import Metrics
 from notifier.protocol import CloseCode, event_head
 from notifier.session import Session
 from notifier.socket_adapter import text_frame
-from notifier.store import Appended, StoredFrame, Stream
+from notifier.store import Appended, Head, StoredFrame, Stream
 from weelo_common.clock import Clock
 from weelo_common.postgres import Database, DatabaseUnavailable
 
@@ -169,15 +169,19 @@ class Hub:
         for start in range(0, len(places), SOCKETS_A_QUERY):
             users, epochs, cursors = zip(*places[start : start + SOCKETS_A_QUERY], strict=True)
             async with self._database.connection() as connection:
-                ahead = await store.streams_ahead(connection, users, epochs, cursors)
-            behind += self._compare(ahead)
+                others = await store.other_heads(connection, users, epochs, cursors)
+            behind += self._compare(others)
         if behind:
             self._metrics.found_late.inc(behind)
         return behind
 
-    def _compare(self, streams: Iterable[Stream]) -> int:
+    def _compare(self, heads: Iterable[Head]) -> int:
         behind = 0
-        for stream in streams:
-            for session in self._of(stream.user_id):
-                behind += session.head_is(epoch=stream.epoch, head=stream.head)
+        for one in heads:
+            for session in self._of(one.user_id):
+                if one.went_back:
+                    # What comes next would have offsets that the client knows; its resume says that it is not whole.
+                    session.close(CloseCode.GOING_DOWN, "the stream went back; resume")
+                else:
+                    behind += session.head_is(epoch=one.epoch, head=one.head)
         return behind

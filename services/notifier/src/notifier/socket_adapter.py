@@ -30,6 +30,8 @@ PING_FRAME = b"\x89\x00"  # without a payload
 MAX_REASON_BYTES = 123  # RFC 6455, section 5.5: a control frame's 125 less the code
 MAX_FRAGMENTS = 64  # of one message; nobody cuts 64 KiB into more
 MAX_UNREAD_MESSAGES = 4  # while nobody listens yet; then the client is read no further
+PIECE_BYTES = 4 * 1024  # parsed at a time: up to 682 of the shortest frames, some milliseconds
+MAX_UNASKED_FRAMES = 200  # between two of our pings, so 10 a second, as of messages; phones send one or two
 PONG_SLACK_BYTES = (
     64 * 1024
 )  # the library answers protocol pings by itself, also when nobody reads the answers
@@ -106,6 +108,7 @@ class Socket(ServerConnection):
         "_listener",
         "_open",
         "_raw",
+        "_unasked",
         "_unread",
         "_waiting",
         "authenticated",
@@ -128,6 +131,7 @@ class Socket(ServerConnection):
         self._direct: socket.socket | None = None  # the same, while nothing waits in the transport either
         self._fragments: list[Frame] | None = None
         self._unread: list[Message] | None = []
+        self._unasked = 0  # frames that no allowance counts, since we last asked for a sign of life
         self._waiting: asyncio.Future[None] | None = None
         self._listener: Callable[[Socket, Message], None] | None = None
         # An empty deque takes 0.6 KiB; few sockets ever wait for room.
@@ -173,7 +177,8 @@ class Socket(ServerConnection):
         unread, self._unread = self._unread or [], None
         for message in unread:
             listener(self, message)
-        self.transport.resume_reading()
+        if not self._says_too_much:
+            self.transport.resume_reading()
 
     def process_event(self, event: Event) -> None:
         """A frame has come: in the place of the library's assembler."""
@@ -181,8 +186,24 @@ class Socket(ServerConnection):
         if isinstance(event, Frame) and self.request is not None:
             if event.opcode in DATA_OPCODES and self._closing is None:
                 self._assemble(event)
+            else:
+                self._count_unasked()
         else:
             super().process_event(event)
+
+    def _count_unasked(self) -> None:
+        """A ping, a pong, or a message that nobody hears (yet, or any more): parsing them is work, too."""
+        self._unasked += 1
+        if not self._says_too_much:
+            return
+        if not self.end(CloseCode.TOO_SLOW_OR_CHATTY, "too many frames") and self._closing is None:
+            self.transport.abort()  # it talks before anybody could answer
+            return
+        self.transport.pause_reading()  # until the close deadline ends it
+
+    @property
+    def _says_too_much(self) -> bool:
+        return self._unasked > MAX_UNASKED_FRAMES
 
     def _assemble(self, frame: Frame) -> None:
         """Put a message together; the parser has seen to it that its fragments follow one another."""
@@ -211,6 +232,7 @@ class Socket(ServerConnection):
             self._listener(self, message)
             return
         assert self._unread is not None  # noqa: S101 - there is one or the other
+        self._count_unasked()
         self._unread.append(message)
         self._wake()
         if len(self._unread) >= MAX_UNREAD_MESSAGES:
@@ -255,6 +277,7 @@ class Socket(ServerConnection):
 
     def ask_for_life(self) -> None:
         """Ping the client, unless it is known to have no room for the question."""
+        self._unasked = 0
         if not self.is_full:
             self.write(PING_FRAME)
 
@@ -320,12 +343,15 @@ class Socket(ServerConnection):
         self._raw = socket.socket(theirs.family, theirs.type, theirs.proto, fileno=theirs.fileno())
 
     def data_received(self, data: bytes) -> None:
-        """Bytes have come."""
+        """Bytes have come: up to 256 KiB, which may be more than 40,000 frames."""
         if self.transport.get_write_buffer_size() > self.write_limit_high + PONG_SLACK_BYTES:
             self.transport.abort()
             return
         self.heard_at = self.loop.time()
-        super().data_received(data)
+        for start in range(0, len(data), PIECE_BYTES):
+            if self._says_too_much:
+                return  # and is heard no more
+            super().data_received(data[start : start + PIECE_BYTES])
         self._write_no_more_after_goodbye()
 
     def _write_no_more_after_goodbye(self) -> None:

@@ -73,11 +73,11 @@ INSERT INTO streams (user_id) VALUES ($1) ON CONFLICT (user_id) DO UPDATE SET us
 RETURNING user_id, epoch, head, floor
 """
 # One round trip for a thousand sockets, and as a rule no row comes back.
-SELECT_STREAMS_AHEAD = """
-SELECT DISTINCT s.user_id, s.epoch, s.head, s.floor
+SELECT_OTHER_HEADS = """
+SELECT DISTINCT s.user_id, s.epoch, s.head, s.head < at.cursor AS went_back
   FROM unnest($1::text[], $2::text[], $3::bigint[]) AS at(user_id, epoch, cursor)
   JOIN streams AS s ON s.user_id = at.user_id
- WHERE s.head > at.cursor OR s.epoch::text <> at.epoch
+ WHERE s.head <> at.cursor OR s.epoch::text <> at.epoch
 """
 READ_STREAM = """
 SELECT n.stream_offset, n.event, n.body, n.event_time, n.traceparent, n.expires_at,
@@ -99,6 +99,16 @@ class Stream:
     epoch: str
     head: int
     floor: int
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """Where a user's stream stands. ``went_back``: before what a socket was sent; PostgreSQL has lost commits."""
+
+    user_id: str
+    epoch: str
+    head: int
+    went_back: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,12 +208,12 @@ async def open_stream(connection: Connection, user_id: str) -> Stream:
     return _stream(row)
 
 
-async def streams_ahead(
+async def other_heads(
     connection: Connection, users: Sequence[str], epochs: Sequence[str], cursors: Sequence[int]
-) -> list[Stream]:
-    """The streams that have gone on, or were replaced, since these users' sockets were sent what they were."""
-    rows = await connection.fetch(SELECT_STREAMS_AHEAD, users, epochs, cursors)
-    return [_stream(row) for row in rows]
+) -> list[Head]:
+    """The streams that are not where these users' sockets are: gone on, replaced, or gone back."""
+    rows = await connection.fetch(SELECT_OTHER_HEADS, users, epochs, cursors)
+    return [Head(row["user_id"], str(row["epoch"]), row["head"], row["went_back"]) for row in rows]
 
 
 async def read_stream(connection: Connection, user_id: str, *, after: int, limit: int) -> list[StoredFrame]:

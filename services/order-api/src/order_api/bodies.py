@@ -12,6 +12,7 @@ from weelo_common.auth import Principal
 from weelo_common.events import Place
 from weelo_common.geo import Latitude, Longitude
 from weelo_common.http import Body
+from weelo_common.offer_tokens import MAX_TOKEN_LENGTH
 
 MAX_LINES = 10  # requirement lines of one order
 MAX_TRUCKS = 50  # of one order, so that its events and its answer stay small
@@ -134,7 +135,7 @@ class CancelBody(Body):
 class AcceptBody(Body):
     """``POST /orders/{id}/accept``."""
 
-    offer_token: Annotated[str, StringConstraints(min_length=1, max_length=4096)]
+    offer_token: Annotated[str, StringConstraints(min_length=1, max_length=MAX_TOKEN_LENGTH)]
 
 
 class ReleaseBody(Body):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from order_api.event_handlers import EventHandlers
-from weelo_common.delivery import Handler
+from weelo_common.delivery import AtOnce, Handler
 from weelo_common.events import DispatchExhausted, Event, OffersMade, TimerFired
 
 
@@ -14,3 +14,8 @@ def handlers(events: EventHandlers) -> dict[type[Event], Handler]:
         OffersMade: events.on_offers_made,
         DispatchExhausted: events.on_exhausted,
     }
+
+
+def at_once(events: EventHandlers) -> dict[type[Event], AtOnce]:
+    """Those of them that one statement handles."""
+    return {OffersMade: events.note_at_once, DispatchExhausted: events.note_at_once}

@@ -148,10 +148,11 @@ def end_if_overdue(order: Order, now: datetime, *, timer_fired: bool = False) ->
     return conclude(order, after, facts, now, timer_fired=timer_fired)
 
 
-def reschedule_expiry(order: Order) -> Decision:
-    """Schedule the end of the search again, for a timer that came far too early."""
+def reschedule_expiry(order: Order, *, sender_ahead: timedelta) -> Decision:
+    """Schedule the end of the search again, for a timer that came far too early, by a clock so far ahead."""
     after = replace(order, timer_version=order.timer_version + 1)
-    return Decision(after, (expiry_timer(after),))
+    timer = expiry_timer(after)
+    return Decision(after, (timer.model_copy(update={"due_at": timer.due_at + sender_ahead}),))
 
 
 def accept(order: Order, claim: Claim, *, captain_is_busy: bool, now: datetime) -> Decision:

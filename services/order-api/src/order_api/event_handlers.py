@@ -12,13 +12,14 @@ from order_api import store
 from order_api.decision import EXPIRY_TIMER
 from order_api.domain import end_if_overdue, reschedule_expiry
 from order_api.handlers import save_decision
-from order_api.intake_store import note_wave
+from order_api.intake_store import Wave, note_wave, note_wave_at_once
 from order_api.metrics import OrderMetrics
 from order_api.model import Order
 from weelo_common.delivery import Delivery, Outcome, PoisonMessage, RetryLater
 from weelo_common.events import DispatchExhausted, Event, OffersMade, TimerFired
 from weelo_common.events.topics import ORDER_API
 from weelo_common.ids import well_formed_id
+from weelo_common.inbox import InboxNote
 from weelo_common.outbox import Outbox
 from weelo_common.postgres import Connection
 
@@ -67,36 +68,41 @@ class EventHandlers:
     ) -> Outcome:
         if fired.version < order.timer_version:
             return Outcome.IGNORED  # a later scheduling stands
-        early_s = (order.expires_at - now).total_seconds()
+        early = order.expires_at - now
+        early_s = early.total_seconds()
         if early_s <= EARLY_WAIT_S:
             raise RetryLater(early_s, f"the timer of order {order.id} is early")
-        await save_decision(connection, self._outbox, order, reschedule_expiry(order), now)
+        decision = reschedule_expiry(order, sender_ahead=fired.sender_ahead(now, early))
+        await save_decision(connection, self._outbox, order, decision, now)
         log.warning("Timer came early and is scheduled again", extra={"orderId": order.id, "earlyS": early_s})
         return Outcome.APPLIED
 
     async def on_offers_made(self, connection: Connection, delivery: Delivery[OffersMade]) -> Outcome:
         """Count the wave and the transporters it reached."""
-        made = delivery.event
-        known = await note_wave(
-            connection,
-            _order_id(made.order_id),
-            state="dispatching",
-            attempts=made.wave,
-            transporter_ids=[offer.transporter_id for offer in made.offers],
-        )
-        return Outcome.APPLIED if known else Outcome.IGNORED
+        return _noted(is_known=await note_wave(connection, _wave(delivery.event)))
 
     async def on_exhausted(self, connection: Connection, delivery: Delivery[DispatchExhausted]) -> Outcome:
         """The dispatch has nobody left to ask."""
-        event = delivery.event
-        known = await note_wave(
-            connection,
-            _order_id(event.order_id),
-            state="exhausted",
-            attempts=event.waves,
-            transporter_ids=[],
-        )
-        return Outcome.APPLIED if known else Outcome.IGNORED
+        return _noted(is_known=await note_wave(connection, _wave(delivery.event)))
+
+    async def note_at_once(
+        self, connection: Connection, delivery: Delivery[OffersMade | DispatchExhausted], note: InboxNote
+    ) -> Outcome | None:
+        """Either of the two by one statement that is the whole transaction."""
+        is_known = await note_wave_at_once(connection, _wave(delivery.event), note)
+        return None if is_known is None else _noted(is_known=is_known)
+
+
+def _wave(event: OffersMade | DispatchExhausted) -> Wave:
+    order_id = _order_id(event.order_id)
+    if isinstance(event, DispatchExhausted):
+        return Wave(order_id, "exhausted", event.waves, [])
+    notified = sorted({offer.transporter_id for offer in event.offers})
+    return Wave(order_id, "dispatching", event.wave, notified)
+
+
+def _noted(*, is_known: bool) -> Outcome:
+    return Outcome.APPLIED if is_known else Outcome.IGNORED
 
 
 def _order_id(text: str) -> str:

@@ -6,6 +6,7 @@ no lock and no rate limit, and the customer still gets one order.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import logging
 import os
@@ -15,6 +16,7 @@ from typing import Any
 from redis.exceptions import NoScriptError
 
 from order_api.intake_store import StoredAnswer
+from weelo_common.outage_log import OutageLog
 from weelo_common.redis_client import RedisClient, RedisUnavailable
 
 log = logging.getLogger(__name__)
@@ -95,6 +97,10 @@ class Gate:
         self._lock_ms = lock_ms
         self._replay_ms = replay_s * 1000
         self._creates = creates_per_minute
+        self._outages = OutageLog(
+            log, begins="Creates go on without Redis", ends="Creates go through Redis again"
+        )
+        self._leaving: set[asyncio.Task[None]] = set()  # the loop itself holds tasks only weakly
 
     async def enter(
         self, customer_id: str, endpoint: str, key: str | None
@@ -111,8 +117,13 @@ class Gate:
                 (has_key, token, self._lock_ms, self._creates, RATE_WINDOW_S * 1000),
             )
         except RedisUnavailable as error:
-            log.warning("Create goes on without Redis", extra={"reason": str(error)})
+            self._outages.waits(str(error))
             return Entered(names, token, locked=False)
+        except asyncio.CancelledError:
+            # The request's deadline. Redis may give the lock all the same; commands are done in their order.
+            self._leave_beside(Entered(names, token, locked=True), customer_id)
+            raise
+        self._outages.goes_on()
         code = int(found[0])
         if code == 1:
             answer = _unpacked(found[1])
@@ -138,12 +149,19 @@ class Gate:
                 LEAVE, (2, names.replay, names.lock), (entered.token, self._replay_ms, packed)
             )
         except RedisUnavailable as error:
-            log.warning("Lock left to run out", extra={"customerId": customer_id, "reason": str(error)})
+            if entered.locked:
+                log.warning("Lock left to run out", extra={"customerId": customer_id, "reason": str(error)})
             return
         if packed:
             log.info("Idempotency cached", extra={"customerId": customer_id})
         if released:
             log.info("Lock released", extra={"customerId": customer_id})
+
+    def _leave_beside(self, entered: Entered, customer_id: str) -> None:
+        """Give the lock back when nobody can wait for it; Redis' own deadline bounds it."""
+        leaving = asyncio.create_task(self.leave(entered, customer_id, None, None), name="gate: leave")
+        self._leaving.add(leaving)
+        leaving.add_done_callback(self._leaving.discard)
 
     async def _run(self, script: str, keys: tuple[Any, ...], arguments: tuple[Any, ...]) -> Any:
         """Run a script; ``keys`` begins with their number."""

@@ -154,15 +154,22 @@ class Orders:
     async def end_overdue_batch(self, connection: Connection) -> int:
         """End the searches of some overdue orders in the caller's transaction; returns how many.
 
-        Rows that somebody else holds are passed over: whoever holds one ends its search himself.
+        Rows that somebody else holds are passed over: whoever holds one ends its search himself. So is one that
+        cannot be read, for all others would wait behind it.
         """
-        order_ids = await store.lock_overdue_orders(connection, OVERDUE_BATCH)
-        for order_id in order_ids:
-            loaded = await store.load_order(connection, order_id)
+        ended = 0
+        for order_id in await store.lock_overdue_orders(connection, OVERDUE_BATCH):
+            try:
+                loaded = await store.load_order(connection, order_id)
+            except ValueError as error:  # what it says may quote the row
+                extra = {"orderId": order_id, "reason": type(error).__name__}
+                log.error("Overdue order cannot be read", extra=extra)  # noqa: TRY400
+                continue
             if loaded is not None:
                 order, now = loaded
                 await self._save(connection, order, end_if_overdue(order, now), now, noticed_by="sweep")
-        return len(order_ids)
+                ended += 1
+        return ended
 
     async def _trip(self, truck_id: str, decide: Decide) -> Touched:
         async with self._database.transaction() as connection:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import NamedTuple
 
 import asyncpg
 
 from order_api.store import SearchingOrder
+from weelo_common.inbox import REGISTER_WITHIN, InboxNote
 from weelo_common.postgres import Connection
 
 SELECT_ANSWER = """
@@ -35,9 +37,9 @@ DELETE FROM idempotency_records WHERE (customer_id, endpoint, key) IN (
     SELECT customer_id, endpoint, key FROM idempotency_records
      WHERE created_at < clock_timestamp() - $1 * interval '1 hour' ORDER BY created_at LIMIT $2)
 """
-NOTE_WAVE = """
-WITH noted AS (
-    INSERT INTO dispatch_progress (order_id, state, attempts) SELECT id, $2, $3 FROM orders WHERE id = $1
+_NOTED = """
+noted AS (
+    INSERT INTO dispatch_progress (order_id, state, attempts) SELECT id, $2, $3 FROM {source} WHERE id = $1
     ON CONFLICT (order_id) DO UPDATE
        SET state = excluded.state, attempts = greatest(dispatch_progress.attempts, excluded.attempts),
            updated_at = clock_timestamp()
@@ -46,8 +48,11 @@ WITH noted AS (
     INSERT INTO notified_transporters (order_id, transporter_id)
     SELECT order_id, transporter_id FROM noted, unnest($4::text[]) AS new (transporter_id) ON CONFLICT DO NOTHING
 )
-SELECT EXISTS (SELECT FROM noted)
-"""
+SELECT EXISTS (SELECT FROM noted)"""
+NOTE_WAVE = f"WITH {_NOTED.format(source='orders')}"
+# The same with the event's row in the inbox, so that one statement is the whole transaction, and one round trip.
+_FRESH = REGISTER_WITHIN.format(day="$5", consumer="$6", event_id="$7", key="$8", only_if="true")
+NOTE_WAVE_AT_ONCE = f"WITH fresh AS ({_FRESH}), {_NOTED.format(source='fresh, orders')} FROM fresh"
 SELECT_PROGRESS = """
 SELECT state, attempts, (SELECT count(*) FROM notified_transporters WHERE order_id = $1) AS notified
   FROM dispatch_progress WHERE order_id = $1
@@ -76,6 +81,15 @@ class Situation:
     def free(self) -> bool:
         """Whether nothing is in the create's way."""
         return self.answer is None and self.searching is None
+
+
+class Wave(NamedTuple):
+    """What the dispatch told of an order: its state, the waves so far, and the transporters notified now, in order."""
+
+    order_id: str
+    state: str
+    attempts: int
+    transporter_ids: Sequence[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,13 +137,15 @@ async def delete_old_answers(connection: Connection, *, keep_h: int, limit: int)
     return int(tag.split()[-1])
 
 
-async def note_wave(
-    connection: Connection, order_id: str, *, state: str, attempts: int, transporter_ids: Sequence[str]
-) -> bool:
+async def note_wave(connection: Connection, wave: Wave) -> bool:
     """Record what the dispatch told of an order; False where this service has no such order."""
-    known: bool = await connection.fetchval(
-        NOTE_WAVE, order_id, state, attempts, sorted(set(transporter_ids))
-    )
+    known: bool = await connection.fetchval(NOTE_WAVE, *wave)
+    return known
+
+
+async def note_wave_at_once(connection: Connection, wave: Wave, note: InboxNote) -> bool | None:
+    """The same with the event's inbox row; None, and nothing done, where that was not written."""
+    known: bool | None = await connection.fetchval(NOTE_WAVE_AT_ONCE, *wave, *note)
     return known
 
 

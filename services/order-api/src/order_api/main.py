@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from order_api.consumers import handlers
+from order_api.consumers import at_once, handlers
 from order_api.create_path import CreatePath
 from order_api.event_handlers import EventHandlers, concerns_order_api
 from order_api.gate import Gate
@@ -58,9 +58,11 @@ async def build(settings: Settings, life: Lifecycle) -> None:
     orders = Orders(database, outbox, offer_tokens, metrics)
     queries = Queries(database, orders)
 
+    events = EventHandlers(outbox, metrics)
     consumer = Consumer(
         group=ORDER_API,
-        handlers=handlers(EventHandlers(outbox, metrics)),
+        handlers=handlers(events),
+        at_once=at_once(events),
         database=database,
         kafka=kafka,
         settings=settings,
@@ -68,6 +70,7 @@ async def build(settings: Settings, life: Lifecycle) -> None:
         relevant=concerns_order_api,
     )
     relay_database = await life.enter(Relay.database(settings, ORDER_API))
+    database.watch_also(relay_database)
     relay = Relay(relay_database, kafka, settings, RelayMetrics(life.registry))
     database.on_commit(relay.wake)
 

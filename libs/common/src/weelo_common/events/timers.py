@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta
 from typing import Annotated, ClassVar
 
 from pydantic import Field, JsonValue, StringConstraints
@@ -96,3 +97,11 @@ class TimerFired(TimerEvent):
     def event_id(self) -> str:
         """The id of this firing: the same for the same key and version."""
         return firing_id(self.timer_key, self.version)
+
+    def sender_ahead(self, now: datetime, early: timedelta) -> timedelta:
+        """By how much the clock that fired this is ahead of the receiver's, which says ``now``, up to ``early``.
+
+        Who schedules a timer again because it came so early adds this: by that clock the same time is over already, and
+        the timer would fire at once, again and again until the receiver's clock is there.
+        """
+        return max(timedelta(0), min(self.fired_at - now, early))

@@ -1,14 +1,14 @@
 """The steps that waves, declines, releases and lost captains share, on orders whose rows are locked.
 
 Each step writes its part and returns the events to append; the caller appends all of them, in order, in the same
-transaction.
+transaction. A wave appends its own, in the statement that writes its offers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from dispatcher import domain
@@ -18,6 +18,7 @@ from dispatcher.handlers.matching import Match, Matcher, Need
 from dispatcher.store import offers as offer_store
 from dispatcher.store import orders as order_store
 from dispatcher.store import rounds as round_store
+from dispatcher.store.rounds import Round
 from weelo_common import events
 from weelo_common.delivery import RetryLater
 from weelo_common.events import (
@@ -29,6 +30,7 @@ from weelo_common.events import (
     TimerScheduled,
 )
 from weelo_common.offer_tokens import OfferClaims, OfferTokenSigner
+from weelo_common.outbox import Outbox
 from weelo_common.postgres import Connection
 
 AGAIN_S = 0.02  # captains whom another order's transaction holds are free again in a moment
@@ -37,9 +39,10 @@ AGAIN_S = 0.02  # captains whom another order's transaction holds are free again
 class Dispatch:
     """Makes and ends offers."""
 
-    def __init__(self, matcher: Matcher, signer: OfferTokenSigner) -> None:
+    def __init__(self, matcher: Matcher, signer: OfferTokenSigner, outbox: Outbox) -> None:
         self._matcher = matcher
         self._signer = signer
+        self._outbox = outbox
 
     async def wave(
         self,
@@ -52,6 +55,8 @@ class Dispatch:
         now: datetime,
     ) -> list[Event]:
         """The next wave: offers, ``OffersMade`` even where there are none, and the timer of the wave after.
+
+        Its events are appended here. They are returned to be counted.
 
         Raises:
             RetryLater: other orders are being offered to captains who are wanted here; undo this transaction.
@@ -66,14 +71,14 @@ class Dispatch:
         _unless_contended(matches)
         looked_for = [match.need.line for match in matches]
         idle = [at_target(line) for line in lines if line.open_trucks and line not in looked_for]
-        made = await self._make(connection, order, plan, matches, cause=Cause.WAVE, now=now, also_told=idle)
-        told: list[Event] = [made]
+        told: list[Event] = [self._offers_made(order, plan, matches)]
         if order.wave < domain.OFFER_WAVES:
             order, timer = schedule_wave(order, plan)
             told.append(timer)
         order, exhausted = _tell_exhausted(order, _with_offers(lines, matches))
         told += exhausted
-        await order_store.save_order(connection, order)
+        made = _round(order, plan, matches, cause=Cause.WAVE, now=now, also_told=idle)
+        await round_store.add_wave(connection, made, self._outbox.columns(told, at=now))
         return told
 
     async def needs_of(
@@ -118,7 +123,8 @@ class Dispatch:
                 continue
             mine = [match for match in matches if match.need.order.order_id == order.order_id]
             if mine:
-                made = await self._make(connection, order, order.plan, mine, cause=cause, now=now)
+                await round_store.add_round(connection, _round(order, order.plan, mine, cause=cause, now=now))
+                made = self._offers_made(order, order.plan, mine)
                 told += [made] if made.offers else []
             after, exhausted = _tell_exhausted(order, _with_offers(lines[order.order_id], mine))
             told += exhausted
@@ -170,35 +176,12 @@ class Dispatch:
         ended = await offer_store.end_captains_offers(connection, captain_id, order_ids, EndReason.BUSY)
         return [_withdrawn(order_id, EndReason.BUSY, gone) for order_id, gone in sorted(ended.items())]
 
-    async def _make(
-        self,
-        connection: Connection,
-        order: OrderView,
-        plan: SearchPlan,
-        matches: Sequence[Match],
-        *,
-        cause: Cause,
-        now: datetime,
-        also_told: Sequence[Mapping[str, Any]] = (),
-    ) -> OffersMade:
-        offers = [offer for match in matches for offer in match.offers]
-        radius_m = domain.wave_radius_m(order.wave)
-        await round_store.add_round(
-            connection,
-            order,
-            offers,
-            cause=cause.value,
-            radius_m=radius_m,
-            at=now,
-            expires_at=plan.expires_at,
-            report=[*(match.report() for match in matches), *also_told],
-            most=ROUNDS_TOLD,
-        )
+    def _offers_made(self, order: OrderView, plan: SearchPlan, matches: Sequence[Match]) -> OffersMade:
         return OffersMade(
             order_id=order.order_id,
             wave=order.wave,
-            radius_m=radius_m,
-            offers=tuple(self._announced(offer) for offer in offers),
+            radius_m=domain.wave_radius_m(order.wave),
+            offers=tuple(self._announced(offer) for match in matches for offer in match.offers),
             pickup=plan.pickup,
             drop=plan.drop,
             distance_km=plan.distance_km,
@@ -234,8 +217,13 @@ class Dispatch:
         )
 
 
-def schedule_wave(order: OrderView, plan: SearchPlan) -> tuple[OrderView, TimerScheduled]:
-    """Schedule the wave after the last one made: each scheduling has a higher version."""
+def schedule_wave(
+    order: OrderView, plan: SearchPlan, *, sender_ahead: timedelta = timedelta(0)
+) -> tuple[OrderView, TimerScheduled]:
+    """Schedule the wave after the last one made: each scheduling has a higher version.
+
+    ``sender_ahead``: of the clock by which its timer came too early before.
+    """
     wave = order.wave + 1
     order = replace(order, timer_version=order.timer_version + 1)
     timer = TimerScheduled(
@@ -243,10 +231,31 @@ def schedule_wave(order: OrderView, plan: SearchPlan) -> tuple[OrderView, TimerS
         version=order.timer_version,
         order_id=order.order_id,
         owner="dispatcher",
-        due_at=domain.wave_due(plan, wave),
+        due_at=domain.wave_due(plan, wave) + sender_ahead,
         payload={"wave": wave},
     )
     return order, timer
+
+
+def _round(
+    order: OrderView,
+    plan: SearchPlan,
+    matches: Sequence[Match],
+    *,
+    cause: Cause,
+    now: datetime,
+    also_told: Sequence[Mapping[str, Any]] = (),
+) -> Round:
+    return Round(
+        order=order,
+        offers=[offer for match in matches for offer in match.offers],
+        cause=cause.value,
+        radius_m=domain.wave_radius_m(order.wave),
+        at=now,
+        expires_at=plan.expires_at,
+        report=[*(match.report() for match in matches), *also_told],
+        most=ROUNDS_TOLD,
+    )
 
 
 def _unless_contended(matches: Sequence[Match]) -> None:

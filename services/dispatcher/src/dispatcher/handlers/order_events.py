@@ -59,7 +59,7 @@ class OrderEvents:
         if not domain.may_search(order, now):
             return Outcome.APPLIED
         told = await self._dispatch.wave(connection, order, plan, lines, offered, now=now)
-        await self._tell(connection, delivery, told, Cause.WAVE, now)
+        self._count(delivery, told, Cause.WAVE)
         return Outcome.APPLIED
 
     async def truck_assigned(self, connection: Connection, delivery: Delivery[TruckAssigned]) -> Outcome:
@@ -154,9 +154,10 @@ class OrderEvents:
             or wave != order.wave + 1
         ):
             return Outcome.IGNORED
-        early = domain.wait_for_timer(domain.wave_due(plan, wave), now).total_seconds()
+        too_early = domain.wait_for_timer(domain.wave_due(plan, wave), now)
+        early = too_early.total_seconds()
         if early > domain.TIMER_WAIT_S:
-            order, timer = schedule_wave(order, plan)
+            order, timer = schedule_wave(order, plan, sender_ahead=event.sender_ahead(now, too_early))
             await order_store.save_order(connection, order)
             await self._tell(connection, delivery, [timer], None, now)
             return Outcome.APPLIED
@@ -165,7 +166,7 @@ class OrderEvents:
         lines = (await order_store.lines_of(connection, [order.order_id]))[order.order_id]
         offered = (await offer_store.captains_offered(connection, [order.order_id]))[order.order_id]
         told = await self._dispatch.wave(connection, order, plan, lines, offered, now=now)
-        await self._tell(connection, delivery, told, Cause.WAVE, now)
+        self._count(delivery, told, Cause.WAVE)
         return Outcome.APPLIED
 
     async def _follow(
@@ -195,6 +196,9 @@ class OrderEvents:
     ) -> None:
         """Append events, in order, and count them once they are committed; ``cause`` of the offers among them."""
         await self._outbox.append(connection, told, at=now)
+        self._count(delivery, told, cause)
+
+    def _count(self, delivery: Delivery[Any], told: Sequence[Event], cause: Cause | None) -> None:
         delivery.after_commit(partial(self._metrics.told, told, cause))
 
     async def _busy_changed(

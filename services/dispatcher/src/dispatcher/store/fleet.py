@@ -65,23 +65,26 @@ LOCK_FREE_CAPTAINS = """
 SELECT captain_id FROM captains WHERE captain_id = ANY($1::text[])
  ORDER BY captain_id FOR NO KEY UPDATE SKIP LOCKED
 """
+# LATERAL with LIMIT, and counts: a look into each index for each captain, whatever the planner thinks of empty tables.
+# It might hash a table that is joined, or what EXISTS looks for, and so read all of it once it has grown.
 SELECT_STANDINGS = """
 SELECT c.captain_id, c.transporter_id, c.vehicle_type, c.vehicle_subtype, c.vehicle_number, c.available, c.confirmed,
        t.active AS transporter_active, t.verified AS transporter_verified, c.idle_since,
-       EXISTS (SELECT FROM truck_requests r WHERE r.captain_id = c.captain_id AND r.state = 'taken') AS busy,
+       (SELECT count(*) FROM truck_requests r WHERE r.captain_id = c.captain_id AND r.state = 'taken') > 0 AS busy,
        (SELECT count(*) FROM offers o WHERE o.captain_id = c.captain_id AND o.status = 'live'
            AND o.expires_at > clock_timestamp()) AS open_offers
-  FROM captains c LEFT JOIN transporters t USING (transporter_id)
+  FROM captains c
+  LEFT JOIN LATERAL (SELECT active, verified FROM transporters WHERE transporter_id = c.transporter_id LIMIT 1) AS t
+         ON true
  WHERE c.captain_id = ANY($1::text[])
 """
 # "Busy" is whether he holds a truck request; the row keeps what was last announced of it.
 REFRESH_BUSY = f"""
-UPDATE captains SET busy = truth.busy, version = version + 1, updated_at = clock_timestamp(),
-       idle_since = CASE WHEN truth.busy THEN idle_since ELSE clock_timestamp() END
-  FROM (SELECT id, EXISTS (SELECT FROM truck_requests r WHERE r.captain_id = id AND r.state = 'taken') AS busy
-          FROM unnest($1::text[]) AS id) AS truth
- WHERE captain_id = truth.id AND captains.busy <> truth.busy
-RETURNING {_CAPTAIN_COLUMNS.replace("busy,", "captains.busy,", 1)}
+UPDATE captains SET busy = NOT busy, version = version + 1, updated_at = clock_timestamp(),
+       idle_since = CASE WHEN busy THEN clock_timestamp() ELSE idle_since END
+ WHERE captain_id = ANY($1::text[]) AND busy <> (
+       (SELECT count(*) FROM truck_requests r WHERE r.captain_id = captains.captain_id AND r.state = 'taken') > 0)
+RETURNING {_CAPTAIN_COLUMNS}
 """  # noqa: S608
 
 

@@ -19,6 +19,8 @@ from weelo_common.postgres import Connection
 _COLUMNS = """offer_id, order_id, captain_id, transporter_id, vehicle_type, vehicle_subtype, vehicle_number, wave,
        distance_m, price_per_truck, open_trucks, status, expires_at"""
 
+_LIVE = OfferStatus.LIVE.value
+
 SELECT_OFFERED = "SELECT order_id, captain_id FROM offers WHERE order_id = ANY($1::text[])"
 SELECT_ORDERS_OF_LIVE = "SELECT DISTINCT order_id FROM offers WHERE captain_id = $1 AND status = 'live'"
 SELECT_ORDER_OF_OFFER = "SELECT order_id FROM offers WHERE offer_id = $1 AND captain_id = $2"
@@ -48,13 +50,15 @@ UPDATE offers SET status = 'accepted', ended_at = clock_timestamp(), reason = NU
 DECLINE_OFFER = """
 UPDATE offers SET status = 'declined', ended_at = clock_timestamp(), reason = $2 WHERE offer_id = $1
 """
+# Of an order's offers "live" is a parameter: as a word it would let the planner take the index of captains' live ones.
+# While it is empty that is as good as any; later it walks through all live offers.
 END_OFFERS = """
 UPDATE offers SET status = $2, reason = $3, ended_at = clock_timestamp()
- WHERE order_id = $1 AND status = 'live' RETURNING offer_id, captain_id
+ WHERE order_id = $1 AND status = $4 RETURNING offer_id, captain_id
 """
 END_LINE_OFFERS = """
 UPDATE offers SET status = $2, reason = $3, ended_at = clock_timestamp()
- WHERE order_id = $1 AND status = 'live' AND vehicle_type = $4 AND vehicle_subtype = $5
+ WHERE order_id = $1 AND status = $4 AND vehicle_type = $5 AND vehicle_subtype = $6
 RETURNING offer_id, captain_id
 """
 END_CAPTAINS_OFFERS = """
@@ -143,7 +147,7 @@ async def decline_offer(connection: Connection, offer_id: str, reason: str) -> N
 
 async def end_offers(connection: Connection, order_id: str, reason: EndReason) -> tuple[WithdrawnOffer, ...]:
     """End every live offer of an order."""
-    rows = await connection.fetch(END_OFFERS, order_id, _status(reason), reason.value)
+    rows = await connection.fetch(END_OFFERS, order_id, _status(reason), reason.value, _LIVE)
     return tuple(WithdrawnOffer(offer_id=row["offer_id"], captain_id=row["captain_id"]) for row in rows)
 
 
@@ -151,7 +155,7 @@ async def end_line_offers(
     connection: Connection, order_id: str, vehicle: tuple[str, str], reason: EndReason
 ) -> tuple[WithdrawnOffer, ...]:
     """End the live offers of one requirement line."""
-    rows = await connection.fetch(END_LINE_OFFERS, order_id, _status(reason), reason.value, *vehicle)
+    rows = await connection.fetch(END_LINE_OFFERS, order_id, _status(reason), reason.value, _LIVE, *vehicle)
     return tuple(WithdrawnOffer(offer_id=row["offer_id"], captain_id=row["captain_id"]) for row in rows)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import asyncpg
 
-from dispatcher.domain import Line, OrderView, SearchPlan, TruckRequest, TruckState
+from dispatcher.domain import Line, OfferStatus, OrderView, SearchPlan, TruckRequest, TruckState
 from weelo_common.clock import to_milliseconds
 from weelo_common.events import OrderCreated, OrderEvent, Place
 from weelo_common.postgres import Connection
@@ -67,12 +67,13 @@ ON CONFLICT (truck_request_id) DO UPDATE SET vehicle_type = excluded.vehicle_typ
        vehicle_subtype = excluded.vehicle_subtype, state = excluded.state, captain_id = excluded.captain_id,
        version = excluded.version
 """
+# "Live" and "taken" are parameters: the indexes of captains, which hold nothing else, must not be taken for these.
 SELECT_LINES = """
 SELECT r.order_id, r.vehicle_type, r.vehicle_subtype, coalesce(max(r.price_per_truck), 0) AS price_per_truck,
        count(*) FILTER (WHERE r.state = 'open') AS open_trucks,
        (SELECT count(*) FROM offers o
          WHERE o.order_id = r.order_id AND o.vehicle_type = r.vehicle_type
-           AND o.vehicle_subtype = r.vehicle_subtype AND o.status = 'live') AS live_offers
+           AND o.vehicle_subtype = r.vehicle_subtype AND o.status = $2) AS live_offers
   FROM truck_requests r
  WHERE r.order_id = ANY($1::text[]) AND r.vehicle_type IS NOT NULL
  GROUP BY r.order_id, r.vehicle_type, r.vehicle_subtype
@@ -80,8 +81,9 @@ SELECT r.order_id, r.vehicle_type, r.vehicle_subtype, coalesce(max(r.price_per_t
 """
 SELECT_HOLDERS = """
 SELECT r.truck_request_id, c.captain_id, c.name, c.phone, c.vehicle_type, c.vehicle_subtype, c.vehicle_number
-  FROM truck_requests r JOIN captains c ON c.captain_id = r.captain_id
- WHERE r.order_id = $1 AND r.state = 'taken'
+  FROM truck_requests r
+  JOIN LATERAL (SELECT * FROM captains WHERE captain_id = r.captain_id LIMIT 1) AS c ON true
+ WHERE r.order_id = $1 AND r.state = $2
  ORDER BY r.truck_request_id
 """
 # Longer than the topic keeps its events, so that a late repeat meets its row; never while a captain is on his way.
@@ -195,7 +197,7 @@ async def save_truck(connection: Connection, truck: TruckRequest) -> None:
 async def lines_of(connection: Connection, order_ids: Collection[str]) -> dict[str, list[Line]]:
     """The requirement lines of orders, with their open trucks and live offers."""
     lines: dict[str, list[Line]] = {order_id: [] for order_id in order_ids}
-    for row in await connection.fetch(SELECT_LINES, sorted(order_ids)):
+    for row in await connection.fetch(SELECT_LINES, sorted(order_ids), OfferStatus.LIVE.value):
         values = dict(row)
         lines[values.pop("order_id")].append(Line(**values))
     return lines
@@ -203,7 +205,7 @@ async def lines_of(connection: Connection, order_ids: Collection[str]) -> dict[s
 
 async def holders_of(connection: Connection, order_id: str) -> list[dict[str, Any]]:
     """Captains who hold a truck request of the order, with name, phone and vehicle."""
-    return [dict(row) for row in await connection.fetch(SELECT_HOLDERS, order_id)]
+    return [dict(row) for row in await connection.fetch(SELECT_HOLDERS, order_id, TruckState.TAKEN.value)]
 
 
 async def delete_old_orders(connection: Connection, *, days: float, most: int) -> int:
