@@ -99,16 +99,7 @@ class LocalPostgres:
     def wait_ready(self, child: Child) -> str:
         """Wait until it answers; returns its name and version."""
         child.wait_until(lambda: accepts(self._port), READY_TIMEOUT_S)
-        names: list[str] = []
-
-        def answers() -> bool:
-            name = postgres_name(self.dsn)
-            if name is not None:
-                names.append(name)
-            return name is not None
-
-        child.wait_until(answers, READY_TIMEOUT_S)
-        return names[0]
+        return child.wait_for_answer(lambda: postgres_name(self.dsn), READY_TIMEOUT_S)
 
     def clean(self) -> None:
         """Remove the data. The server must have ended."""

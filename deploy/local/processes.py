@@ -164,6 +164,19 @@ class Child:
                 raise StackError(f"{self.name} did not answer within {timeout_s:.0f} s", self.log_tail())
             time.sleep(READY_POLL_S)
 
+    def wait_for_answer(self, ask: Callable[[], str | None], timeout_s: float) -> str:
+        """What `ask()` answers, once it answers anything. Raises as `wait_until` does."""
+        answers: list[str] = []
+
+        def answered() -> bool:
+            answer = ask()
+            if answer is not None:
+                answers.append(answer)
+            return answer is not None
+
+        self.wait_until(answered, timeout_s)
+        return answers[0]
+
     def wait(self, timeout_s: float) -> int:
         """The exit code. Raises subprocess.TimeoutExpired where it still runs after `timeout_s`."""
         if self._process is None:

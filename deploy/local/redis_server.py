@@ -63,16 +63,7 @@ class LocalRedis:
     def wait_ready(self, child: Child) -> str:
         """Wait until it answers; returns its name and version."""
         child.wait_until(lambda: accepts(self._port), READY_TIMEOUT_S)
-        names: list[str] = []
-
-        def answers() -> bool:
-            name = redis_name(self.url)
-            if name is not None:
-                names.append(name)
-            return name is not None
-
-        child.wait_until(answers, READY_TIMEOUT_S)
-        return names[0]
+        return child.wait_for_answer(lambda: redis_name(self.url), READY_TIMEOUT_S)
 
     def clean(self) -> None:
         """Nothing to remove: all was in memory."""

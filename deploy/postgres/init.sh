@@ -6,15 +6,23 @@ set -eu
 
 sql="$(dirname "$0")/sql/provision.sql"
 
+for name in ORDER_API DISPATCHER NOTIFIER EXPIRY LEDGER; do
+    if ! printenv "WEELO_PASSWORD_$name" | grep -q .; then
+        echo "$0: WEELO_PASSWORD_$name is not set" >&2
+        exit 2
+    fi
+done
+
+# psql takes the passwords from its environment: everybody may read a command line.
 psql --no-psqlrc --quiet --set=ON_ERROR_STOP=1 \
     --username="${POSTGRES_USER:-${PGUSER:-postgres}}" --dbname="${POSTGRES_DB:-${PGDATABASE:-postgres}}" \
     --set=prefix="${WEELO_PREFIX:-}" \
-    --set=order_api="${WEELO_PASSWORD_ORDER_API:?}" \
-    --set=dispatcher="${WEELO_PASSWORD_DISPATCHER:?}" \
-    --set=notifier="${WEELO_PASSWORD_NOTIFIER:?}" \
-    --set=expiry="${WEELO_PASSWORD_EXPIRY:?}" \
-    --set=ledger="${WEELO_PASSWORD_LEDGER:?}" \
     --set=sql="$sql" <<'SQL'
+\getenv order_api WEELO_PASSWORD_ORDER_API
+\getenv dispatcher WEELO_PASSWORD_DISPATCHER
+\getenv notifier WEELO_PASSWORD_NOTIFIER
+\getenv expiry WEELO_PASSWORD_EXPIRY
+\getenv ledger WEELO_PASSWORD_LEDGER
 \set QUIET on
 \o /dev/null
 SELECT set_config('weelo.prefix', :'prefix', false),

@@ -47,6 +47,9 @@ LONGEST_TARGET_GROUP = 32  # characters
 MOST_PATHS = 5  # values of all conditions of one rule
 SECRETS = ("_DSN", "_PASSWORD", "_PRIVATE_KEY", "_SECRET", "REDIS_URL")
 DEADLINE = "SHUTDOWN_DEADLINE_S"
+# 200 from the first readiness on. ECS ends a replica that its target group finds unhealthy: asked for readiness, a
+# database that is away would end them all, and asked for life, a version that never gets ready would be rolled out.
+TARGET_HEALTH = "/health/started"
 UPDATE = Call("ecs", "UpdateService")
 IMAGE = "registry.example.com/weelo/any@sha256:" + "0" * 64
 
@@ -190,10 +193,14 @@ def _service(environment: Environment, service: str) -> Iterator[Finding]:
     for name in deployment.get("alarms", {}).get("alarmNames", ()):
         if name not in alarms:
             yield Finding(where, f"its roll-out heeds the alarm {name}, which is not there")
+    if f"{environment.name}-{service}-not-ready" not in deployment.get("alarms", {}).get("alarmNames", ()):
+        yield Finding(where, "its roll-out must heed the alarm not-ready: no health check asks that for long")
     partitions = min(topic.partitions for topic in ALL_TOPICS if service in topic.groups)
     if target["MaxCapacity"] > partitions:
         yield Finding(where, f"MaxCapacity {target['MaxCapacity']} is above its {partitions} partitions")
     for group in groups:
+        if group.get("HealthCheckPath") != TARGET_HEALTH:
+            yield Finding(where, f"its target group must ask {TARGET_HEALTH}: ECS ends what fails there")
         if len(group["Name"]) > LONGEST_TARGET_GROUP:
             yield Finding(
                 where, f"the target group's name {group['Name']} is longer than {LONGEST_TARGET_GROUP}"

@@ -10,6 +10,7 @@ from pathlib import Path
 import jsonschema
 import kubernetes_validate
 
+from deploy.k8s.roll_out import ORDER
 from deploy.local.provision import SERVICES
 from deploy.validate.findings import Finding
 from deploy.validate.foreign_kinds import FOREIGN
@@ -22,6 +23,9 @@ PSA_LABEL = "pod-security.kubernetes.io/enforce"
 DEV = "dev"
 DASHBOARD_LABEL = "grafana_dashboard"  # what Grafana's sidecar looks for
 NAME_LABEL = "app.kubernetes.io/name"
+# Argo CD: everything else comes in wave 0 of a sync, so that a job's pod finds its ConfigMap, secret and account.
+WAVE, HOOK = "argocd.argoproj.io/sync-wave", "argocd.argoproj.io/hook"
+JOBS_WAVE = 1
 
 
 def check_kubernetes(root: Path) -> list[Finding]:
@@ -43,6 +47,7 @@ def check_kubernetes(root: Path) -> list[Finding]:
                     _namespaces(rendered),
                     _references(rendered),
                     _watched(rendered),
+                    _waves(rendered),
                 )
                 for one in check
             ]
@@ -126,3 +131,19 @@ def _watched(rendered: Rendered) -> Iterator[Finding]:
                     yield Finding(
                         name_of(monitor), f"reads the port {endpoint['port']}, which {service} has not"
                     )
+
+
+def _waves(rendered: Rendered) -> Iterator[Finding]:
+    """With Argo CD things come in the order of roll_out.py: the jobs first, then service after service."""
+    for one in rendered.objects:
+        said = one["metadata"].get("annotations", {})
+        if one["kind"] == "Job":
+            wanted: int | None = JOBS_WAVE
+            if said.get(HOOK) != "Sync":
+                yield Finding(name_of(one), f"{HOOK} must be Sync: before that its pod lacks what it needs")
+        elif one["kind"] in ("Deployment", "HorizontalPodAutoscaler"):
+            wanted = JOBS_WAVE + 1 + ORDER.index(one["metadata"]["name"])
+        else:
+            wanted = None
+        if said.get(WAVE) != (None if wanted is None else str(wanted)):
+            yield Finding(name_of(one), f"{WAVE} must be {wanted}, the place that roll_out.py gives it")

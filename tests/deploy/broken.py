@@ -9,7 +9,8 @@ PRODUCTION = "deploy/k8s/overlays/production"
 TASK = "deploy/ecs/services/order-api"
 SCREENS = "deploy/observability/grafana"
 
-# One line each: which check, which file, what stands there, what somebody makes of it, and what the check says then.
+# One line each: which check (or part of it), which file, what stands there, what somebody makes of it, and what is said
+# then.
 # fmt: off
 BROKEN = [
     # ---- images
@@ -64,6 +65,8 @@ BROKEN = [
     ("kubernetes", f"{K8S}/dispatcher/route.yaml", "/api/v1/offers", "/api/v1/offer", "the gateway and the routes differ"),
     ("kubernetes", f"{K8S}/namespace.yaml", "pod-security.kubernetes.io/enforce: restricted", "pod-security.kubernetes.io/enforce: baseline", "one namespace, with"),
     ("kubernetes", f"{PRODUCTION}/kustomization.yaml", "newTag: 20260101-000000-0000000}", "newTag: latest}", "needs a tag that stays"),
+    ("kubernetes", f"{K8S}/topics/job.yaml", "hook: Sync", "hook: PreSync", "argocd.argoproj.io/hook must be Sync"),
+    ("kubernetes", f"{ORDER_API}/deployment.yaml", 'sync-wave: "5"', 'sync-wave: "1"', "argocd.argoproj.io/sync-wave must be 5"),
     # ---- ecs
     ("ecs", f"{TASK}/task-definition.json", '"memory": "2048"', '"memory": "1536"', "Fargate has no task of 1024 CPU units and 1536 MiB"),
     ("ecs", f"{TASK}/task-definition.json", '"networkMode"', '"networkMod"', 'Unknown parameter in input: "networkMod"'),
@@ -74,6 +77,8 @@ BROKEN = [
     ("ecs", f"{TASK}/task-definition.json", "${executionRole}", "${executionRol}", "the environment says no executionRol"),
     ("ecs", f"{TASK}/service.json", '"rollback": true', '"rollback": false', "circuit breaker, with roll-back"),
     ("ecs", f"{TASK}/service.json", '"FARGATE"', '"FARGTE"', "launchType is 'FARGTE'"),
+    ("ecs", f"{TASK}/target-groups.json", '"/health/started"', '"/health/ready"', "its target group must ask /health/started"),
+    ("ecs", f"{TASK}/service.json", '"${name}-order-api-not-ready"', '"${name}-order-api-5xx"', "must heed the alarm not-ready"),
     ("ecs", f"{TASK}/target-groups.json", '"TargetType"', '"Target"', 'Unknown parameter in input: "Target"'),
     ("ecs", f"{TASK}/listener-rules.json", "/api/v1/truck-requests*", "/api/v1/trucks*", "the gateway and the listener rules differ"),
     ("ecs", f"{TASK}/scalable-target.json", '"MaxCapacity": 12', '"MaxCapacity": 13', "MaxCapacity 13 is above its 12 partitions"),
@@ -93,9 +98,9 @@ BROKEN = [
     ("settings", "docker-compose.yml", "KAFKA_BOOTSTRAP_SERVERS: kafka:9092", "KAFKA_BOOTSTRAP_SERVERS: kafka", "docker-compose.yml: topics: topics: KAFKA_BOOTSTRAP_SERVERS"),
     ("settings", "deploy/ecs/services/topics/task-definition.json", '"KAFKA_REPLICATION_FACTOR",\n          "value": "3"', '"KAFKA_REPLICATION_FACTOR",\n          "value": "three"', "KAFKA_REPLICATION_FACTOR"),
     # ---- the others
-    ("prometheus", "deploy/compose/prometheus.yml", "scrape_interval: 5s", "scrape_interval: soon", "soon"),
-    ("prometheus", "deploy/observability/alarms.rules.yml", "weelo_ready == 0", "weelo_ready = 0", "could not parse expression"),
-    ("prometheus", "deploy/observability/slo.rules.yml", "> 14.4 * 0.001", "> 140.4 * 0.001", "CreatesBudgetBurnsFast"),
+    ("prometheus configs", "deploy/compose/prometheus.yml", "scrape_interval: 5s", "scrape_interval: soon", "soon"),
+    ("prometheus rules", "deploy/observability/alarms.rules.yml", "weelo_ready == 0", "weelo_ready = 0", "could not parse expression"),
+    ("prometheus rule tests", "deploy/observability/slo.rules.yml", "> 14.4 * 0.001", "> 140.4 * 0.001", "CreatesBudgetBurnsFast"),
     # ---- dashboards and alarms
     ("observability", f"{SCREENS}/weelo-expiry.json", '"unit": "s"', '"unit": "ms"', "is not what `python -m deploy.observability` makes"),
     ("observability", f"{SCREENS}/weelo-expiry.json", "weelo_expiry_pending", "weelo_expiry_pendings", "nobody tells weelo_expiry_pendings"),

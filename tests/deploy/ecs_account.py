@@ -19,6 +19,7 @@ from tests.deploy.scripted_ecs import Script, ScriptedAws
 
 REGION = "ap-south-1"
 NUMBERS = itertools.count(1)
+SET_BY_HAND = "so many"  # a value that stands nowhere else
 FIRST, SECOND, DOOMED = "20260101-100000-aaaaaaa", "20260101-110000-bbbbbbb", "20260101-120000-ccccccc"
 
 
@@ -75,7 +76,7 @@ class Account:
             container["environment"] = [one for one in container["environment"] if one["name"] != "LOG_LEVEL"]
             container["secrets"].append({"name": "LOG_LEVEL", "valueFrom": "arn:aws:ssm:x:0:parameter/l"})
         else:
-            container["environment"].append({"name": "CREATES_PER_MINUTE", "value": "60"})
+            container["environment"].append({"name": "CREATES_PER_MINUTE", "value": SET_BY_HAND})
         made = ecs.register_task_definition(
             family=latest["family"], containerDefinitions=latest["containerDefinitions"]
         )["taskDefinition"]["taskDefinitionArn"]

@@ -17,6 +17,7 @@ from tests.deploy.ecs_account import (
     DOOMED,
     FIRST,
     SECOND,
+    SET_BY_HAND,
     Account,
     Ground,
     lay_ground,
@@ -115,8 +116,7 @@ def test_a_value_is_never_shown(order_api: Account) -> None:
     order_api.with_a_variable_set_by_hand("order-api")
     with pytest.raises(DeployError):
         order_api.run("deploy", "order-api", "--image", SECOND)
-    said = "\n".join(order_api.said)
-    assert "60" not in said.replace(FIRST, "").replace(SECOND, "").replace(order_api.said[1], "")
+    assert SET_BY_HAND not in "\n".join(order_api.said)
 
 
 @pytest.mark.parametrize("circuit_breaker", [True, False])
@@ -277,6 +277,16 @@ def test_every_service_can_be_provisioned_and_rolled_out(account: Account, servi
     account.run("provision", service, "--image", FIRST)
     account.run("deploy", service, "--image", FIRST)
     assert account.is_good(account.running(service))
+
+
+@pytest.mark.parametrize("service", [*SERVICES, "topics"])
+def test_provisioning_makes_every_log_group_that_a_task_writes_to(account: Account, service: str) -> None:
+    """A task whose log group is not there does not start."""
+    account.run("provision", service, "--image", FIRST)
+    task = account.environment.document(service, "task-definition.json", image=FIRST)
+    wanted = {one["logConfiguration"]["options"]["awslogs-group"] for one in task["containerDefinitions"]}
+    groups = account.client("logs").describe_log_groups(logGroupNamePrefix=f"/{account.environment.name}/")
+    assert wanted <= {one["logGroupName"] for one in groups["logGroups"]}
 
 
 def test_an_environment_without_a_value_is_named(tmp_path: Path) -> None:

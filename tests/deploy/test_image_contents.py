@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import zlib
 from importlib import metadata
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from deploy.local.settings import PROJECT
 from deploy.service_lock import entries, service_lock
 
 LOCK = (PROJECT / "requirements.lock").read_text()
+IMAGE_MB = 180  # compressed, as a registry keeps it and a node fetches it
+BASE_MB = 60  # of that for the base image (python:…-slim) and what we wrote
 LOAD = """import sys
 sys.path[:] = [path for path in sys.path if 'site-packages' not in path] + sys.argv[2:]
 __import__(sys.argv[1])"""
@@ -75,3 +78,21 @@ def test_a_package_that_is_left_out_is_noticed(tmp_path: Path) -> None:
     (packages / "websockets").unlink()
     sources = [PROJECT / "libs/common/src", PROJECT / "services/notifier/src"]
     assert "websockets" in load("notifier.main", packages, *sources).stderr
+
+
+def compressed_mb(package: str) -> float:
+    """What the files of an installed package take in a layer, roughly: each by itself, quickly."""
+    try:
+        files = metadata.distribution(package).files or []
+    except metadata.PackageNotFoundError:
+        return 0.0  # for another platform, by its marker
+    paths = [Path(str(file.locate())) for file in files]
+    return sum(len(zlib.compress(path.read_bytes(), 1)) for path in paths if path.is_file()) / 1e6
+
+
+def test_the_packages_of_every_service_leave_its_image_within_its_size() -> None:
+    wanted = {service: set(entries(service_lock(service, LOCK))) for service in SERVICES}
+    sizes = {package: compressed_mb(package) for package in set().union(*wanted.values())}
+    for service, packages in wanted.items():
+        whole = BASE_MB + sum(sizes[package] for package in packages)
+        assert whole < IMAGE_MB, f"{service}: {whole:.0f} MB"

@@ -57,3 +57,14 @@ def test_every_message_that_a_log_filter_looks_for_is_written(path: Path) -> Non
     for log_filter in json.loads(path.read_text()):
         for message in re.findall(r'\$\.message = "([^"]+)"', log_filter["filterPattern"]):
             assert f'"{message}"' in CODE, message
+
+
+def test_the_runbook_tells_of_every_alarm_of_ecs_and_of_no_other() -> None:
+    _, _, section = (PROJECT / "docs" / "runbook.md").read_text().partition("\n## On ECS\n")
+    told = set(re.findall(r"^\| `(-[a-z0-9-]+)` \|", section.partition("\n## ")[0], re.MULTILINE))
+    there = {
+        alarm["AlarmName"].removeprefix("${name}-").removeprefix(service)
+        for service in SERVICES
+        for alarm in json.loads((HERE / "services" / service / "alarms.json").read_text())
+    }
+    assert told == there

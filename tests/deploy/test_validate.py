@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from deploy.local.settings import PROJECT
 from deploy.validate.__main__ import CHECKS
-from deploy.validate.findings import MissingProgram, find_program
+from deploy.validate.findings import Finding, MissingProgram, find_program
+from deploy.validate.prometheus import PARTS, check_part
 from tests.deploy.broken import BROKEN, K8S
 
+# The checks, and the parts of a dear one: what one part alone can find is not asked of the others.
+ASKED: Mapping[str, Callable[[Path], list[Finding]]] = {
+    **CHECKS,
+    **{f"prometheus {part}": partial(check_part, part=part) for part in PARTS},
+}
 KEPT = ("deploy", "docker-compose.yml", "requirements.lock", ".ci")
 
 
@@ -29,8 +37,9 @@ LEFT_OUT = {name: program for name, program in NEEDED.items() if not _there(prog
 
 def needs_its_program(check: str) -> None:
     """On CI's machine none is missing; on others the check is left out, and says so."""
-    if check in LEFT_OUT:
-        pytest.skip(f"needs {LEFT_OUT[check]}")
+    whole = check.partition(" ")[0]
+    if whole in LEFT_OUT:
+        pytest.skip(f"needs {LEFT_OUT[whole]}")
 
 
 @pytest.mark.parametrize("name", CHECKS)
@@ -39,18 +48,19 @@ def test_what_is_here_passes(name: str) -> None:
     assert CHECKS[name](PROJECT) == []
 
 
-@pytest.fixture
-def copy(tmp_path: Path) -> Path:
-    """The deployments, to be broken."""
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The deployments, to be broken; each test leaves them whole."""
+    root = tmp_path_factory.mktemp("deployments")
     leave = shutil.ignore_patterns("node_modules", "__pycache__")
     for name in KEPT:
-        source, target = PROJECT / name, tmp_path / name
+        source, target = PROJECT / name, root / name
         target.parent.mkdir(parents=True, exist_ok=True)
         if source.is_dir():
             shutil.copytree(source, target, ignore=leave)
         elif source.exists():
             shutil.copy(source, target)
-    return tmp_path
+    return root
 
 
 @pytest.mark.parametrize(
@@ -62,10 +72,13 @@ def test_what_is_broken_is_found_and_named(
     copy: Path, check: str, file: str, right: str, wrong: str, says: str
 ) -> None:
     needs_its_program(check)
-    text = (copy / file).read_text()
-    assert right in text, f"{file} no longer holds what this test breaks"
-    (copy / file).write_text(text.replace(right, wrong))
-    found = [str(one) for one in CHECKS[check](copy)]
+    whole = (copy / file).read_text()
+    assert right in whole, f"{file} no longer holds what this test breaks"
+    (copy / file).write_text(whole.replace(right, wrong))
+    try:
+        found = [str(one) for one in ASKED[check](copy)]
+    finally:
+        (copy / file).write_text(whole)
     assert any(says in one for one in found), "\n".join(found) or "nothing was found"
 
 
