@@ -22,7 +22,6 @@ import json
 import signal
 import sqlite3
 import sys
-from collections.abc import Mapping
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
@@ -48,13 +47,13 @@ WHERE orders.version < excluded.version
 """
 
 
-def handle(database: sqlite3.Connection, headers: Mapping[str, bytes], value: bytes) -> bool:
+def handle(database: sqlite3.Connection, event_id: str, kind: str, value: bytes) -> bool:
     """One event, once: True where it was new. Its id and its effect commit together or not at all."""
     event: dict[str, Any] = json.loads(value)
     with database:
-        if database.execute(REMEMBER, (headers["ce_id"].decode(),)).rowcount == 0:
+        if database.execute(REMEMBER, (event_id,)).rowcount == 0:
             return False  # a repeat: delivery is at least once
-        if headers["ce_type"].startswith(b"weelo.order."):  # any of them, also one that is new to us
+        if kind.startswith("weelo.order."):  # any of them, also one that is new to us
             database.execute(
                 KEEP_NEWEST,
                 (event["orderId"], event["orderVersion"], event["status"], event["trucksFilled"]),
@@ -103,12 +102,15 @@ def take(database: sqlite3.Connection, record: Any) -> None:
     headers = dict(record.headers)
     where = f"{record.partition}/{record.offset}"
     try:
-        is_new = handle(database, headers, record.value)
-    except (KeyError, ValueError, TypeError) as error:
+        kind = headers["ce_type"].decode()
+        is_new = handle(database, headers["ce_id"].decode(), kind, record.value)
+    except sqlite3.OperationalError:
+        raise  # the database is away, or locked: no fault of the record, which comes again
+    except Exception as error:  # noqa: BLE001 - whatever somebody may have written
         # In earnest: put it where somebody looks at it. Never log the body: it holds addresses.
         print(f"unreadable {where}: {type(error).__name__}", file=sys.stderr, flush=True)
         return
-    print(f"{'new' if is_new else 'repeat'} {where} {headers['ce_type'].decode()}", flush=True)
+    print(f"{'new' if is_new else 'repeat'} {where} {kind}", flush=True)
 
 
 async def commit(consumer: AIOKafkaConsumer, partition: TopicPartition, offset: int) -> None:
