@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 
 import pytest
 from aiokafka import AIOKafkaProducer
 from jsonschema import Draft202012Validator
 
-from deploy.local.stack import LocalStack
 from notifier.domain import notices
-from tests.integration.consumer_rig import CREATE_EFFECTS, Member, consuming, effects, send
-from tests.integration.events_rig import GROUP, ORDERS_EVENTS, EventsRig, events_rig, filled, until
+from tests.integration import consumer_rig
+from tests.integration.consumer_rig import Member, consuming, effects, send
+from tests.integration.events_rig import GROUP, ORDERS_EVENTS, EventsRig, filled, until
 from tools.contracts.headers import DEAD_LETTER_HEADERS, EVENT_HEADERS
 from tools.contracts.samples import samples
 from weelo_common.events import decode, encode, seal
@@ -23,20 +22,7 @@ Headers = list[tuple[str, bytes]]
 READERS_NEED = ("ce_specversion", "ce_id", "ce_type", "ce_source", "ce_time")
 UNKNOWN = {"status": "teleported", "reason": "sunspots", "truckRequestStatus": "beamed"}
 
-
-@pytest.fixture
-async def rig(stack: LocalStack) -> AsyncIterator[EventsRig]:
-    async with events_rig(stack) as made:
-        async with made.database.connection() as connection:
-            await connection.execute(CREATE_EFFECTS)
-        yield made
-
-
-@pytest.fixture
-async def producer(rig: EventsRig) -> AsyncIterator[AIOKafkaProducer]:
-    made = await rig.kafka.start_producer()
-    yield made
-    await rig.kafka.stop_producer(made)
+rig, producer = consumer_rig.rig, consumer_rig.producer
 
 
 def record(version: int) -> tuple[Headers, bytes]:

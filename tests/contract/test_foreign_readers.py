@@ -30,7 +30,7 @@ from weelo_common.kafka import KafkaClients
 from weelo_common.settings import KafkaSettings
 from weelo_common.topics import create_topics
 
-PATIENCE_S = 30.0
+PATIENCE_S = 60.0
 TRACEPARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 KEYS = 10_000  # for the partitioners
 

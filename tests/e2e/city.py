@@ -18,13 +18,21 @@ import httpx
 
 from deploy.local.gateway import LocalGateway
 from deploy.local.provision import SERVICES
-from deploy.local.services import ServiceProcess
+from deploy.local.services import MODULES, ServiceProcess
 from deploy.local.stack import LocalStack
 from tools.demo.phone import API, Answer, Phone
 from tools.weelo_client.notifications import Notification, NotificationStream
 from weelo_cli.ledger import LedgerConfig, LedgerReport, verify
+from weelo_cli.reading import open_reader
 from weelo_cli.tokens import make_token
 from weelo_common.clock import SystemClock, format_time
+from weelo_common.events.topics import ORDERS_EVENTS, declared_topics
+from weelo_common.kafka import KafkaClients
+from weelo_common.migrate import migrate
+from weelo_common.parking import Record
+from weelo_common.postgres import Database
+from weelo_common.settings import KafkaSettings, ServiceSettings
+from weelo_common.topics import create_topics
 
 PATIENCE_S = 20.0
 DELHI = (28.6139, 77.2090)
@@ -81,6 +89,21 @@ class City:
     def ws_url(self) -> str:
         """Where a socket is opened."""
         return self.gateway.ws_url if self.gateway else self.next_replica("notifier").ws_url
+
+    def kafka(self) -> KafkaClients:
+        """Clients of the broker, for the city's topics."""
+        return kafka_of(self.env)
+
+    async def order_events(self, order_id: str, count: int) -> list[Record]:
+        """All records of an order's events, in Kafka's order, once there are so many."""
+        found: list[Record] = []
+        async with asyncio.timeout(PATIENCE_S), open_reader(self.kafka()) as reader:
+            pairs = [reader.partition_of(ORDERS_EVENTS, order_id)]
+            starts = await reader.beginnings(pairs)
+            while len(found) < count:
+                records = reader.between(ORDERS_EVENTS, starts, await reader.ends(pairs))
+                found = [record async for record in records if record.key == order_id.encode()]
+        return found
 
     async def ledger(self) -> LedgerReport:
         """The ledger's word over all that happened so far."""
@@ -248,3 +271,64 @@ def start_city(stack: LocalStack, env: Mapping[str, str]) -> dict[str, ServicePr
     for process in services.values():
         process.wait_ready()
     return services
+
+
+@contextlib.contextmanager
+def city_apart(
+    stack: LocalStack, env: Mapping[str, str]
+) -> Iterator[tuple[dict[str, ServiceProcess], Mapping[str, str]]]:
+    """Four services that are ready, on databases and topics of their own, and what reaches those; gone at the end."""
+    prefix = f"e{uuid4().hex[:6]}_"
+    stack.provision()  # a service's environment is made with these DSNs, before ours take their place
+    dsns, ledger_dsns = stack.provision(prefix), stack.ledger_dsns(prefix)
+    reached = stack.command_env() | {"KAFKA_TOPIC_PREFIX": prefix.replace("_", ".")}
+    for name in SERVICES:
+        suffix = name.replace("-", "_").upper()
+        reached |= {f"POSTGRES_DSN_{suffix}": dsns[name], f"POSTGRES_LEDGER_DSN_{suffix}": ledger_dsns[name]}
+    started: dict[str, ServiceProcess] = {}
+    try:
+        asyncio.run(_lay_out(reached, dsns))
+        own = {**env, "KAFKA_TOPIC_PREFIX": reached["KAFKA_TOPIC_PREFIX"]}
+        for name in SERVICES:
+            started[name] = stack.start_service(name, own | {"POSTGRES_DSN": dsns[name]})
+        for process in started.values():
+            process.wait_ready()
+        yield started, reached
+    finally:
+        for process in started.values():
+            process.stop()
+        asyncio.run(_delete_topics(kafka_of(reached)))
+        stack.remove(prefix)
+
+
+def kafka_of(env: Mapping[str, str]) -> KafkaClients:
+    """Clients of the broker that an environment names."""
+    settings = KafkaSettings(
+        kafka_bootstrap_servers=env["KAFKA_BOOTSTRAP_SERVERS"],
+        kafka_topic_prefix=env.get("KAFKA_TOPIC_PREFIX", ""),
+    )
+    return KafkaClients(settings, client_id="test")
+
+
+async def _lay_out(env: Mapping[str, str], dsns: Mapping[str, str]) -> None:
+    """Topics and tables, in this process: the jobs that make them in production are started by ``start_city``."""
+    await create_topics(kafka_of(env), replication_factor=1)
+    for name in SERVICES:
+        settings = ServiceSettings.model_validate(
+            {
+                "postgres_dsn": dsns[name],
+                "kafka_bootstrap_servers": env["KAFKA_BOOTSTRAP_SERVERS"],
+                "http_port": 0,
+            }
+        )
+        async with (
+            Database.open(settings, application_name="test") as database,
+            database.connection() as connection,
+        ):
+            await migrate(connection, ["weelo_common", MODULES[name]])
+
+
+async def _delete_topics(kafka: KafkaClients) -> None:
+    """A broker that keeps thousands of partitions of tests runs out of memory."""
+    async with kafka.admin() as admin:
+        await admin.delete_topics([kafka.topic_name(topic) for topic in declared_topics()])

@@ -14,6 +14,28 @@ from tests.e2e.collector import Collector
 from tools.demo.phone import new_client
 
 LIFETIME_S = 8  # of an order: long enough for people on a busy machine, short enough to wait for
+# How long the services wait for one another: no busy machine may make an answer that a test is about a 503. The phones
+# wait 10 s.
+PATIENT = {
+    "HTTP_REQUEST_DEADLINE_S": "9",
+    "POSTGRES_CONNECT_DEADLINE_S": "8",
+    "POSTGRES_ACQUIRE_DEADLINE_S": "8",
+    "POSTGRES_STATEMENT_TIMEOUT_S": "8",
+    "POSTGRES_LOCK_TIMEOUT_S": "8",
+    "REDIS_DEADLINE_S": "5",
+}
+
+
+def services_env(collector: Collector) -> dict[str, str]:
+    """The settings of all services here. They record no trace but those that a caller records."""
+    return PATIENT | {
+        "ORDER_LIFETIME_S": str(LIFETIME_S),
+        "LOG_LEVEL": "INFO",
+        "CREATES_PER_MINUTE": "1000",
+        "OTEL_EXPORTER_OTLP_ENDPOINT": collector.endpoint,
+        "OTEL_TRACES_SAMPLE_RATIO": "0",
+        "OTEL_BSP_SCHEDULE_DELAY": "200",  # ms: how long spans are gathered before they are sent
+    }
 
 
 @pytest.fixture(scope="session")
@@ -23,26 +45,10 @@ def collector() -> Iterator[Collector]:
         yield collector
 
 
-LEAVES_BROKEN_RECORDS = "test_personal_data.py"
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What leaves broken records in the shared system's topics runs last: the ledger would find them ever after."""
-    items.sort(key=lambda item: item.path.name == LEAVES_BROKEN_RECORDS)
-
-
 @pytest.fixture(scope="session")
 def services(stack: LocalStack, collector: Collector) -> Mapping[str, ServiceProcess]:
-    """The four services, ready; stopped with the stack. They record no trace but those that a caller records."""
-    env = {
-        "ORDER_LIFETIME_S": str(LIFETIME_S),
-        "LOG_LEVEL": "INFO",
-        "CREATES_PER_MINUTE": "1000",
-        "OTEL_EXPORTER_OTLP_ENDPOINT": collector.endpoint,
-        "OTEL_TRACES_SAMPLE_RATIO": "0",
-        "OTEL_BSP_SCHEDULE_DELAY": "200",  # ms: how long spans are gathered before they are sent
-    }
-    return start_city(stack, env)
+    """The four services, ready; stopped with the stack."""
+    return start_city(stack, services_env(collector))
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,7 @@ from deploy.local.services import ServiceProcess
 from deploy.local.settings import PROJECT
 from deploy.observability.generated import rule_groups
 
-READY_TIMEOUT_S = 20.0
+READY_TIMEOUT_S = 60.0
 WINDOW = "1m"  # what Grafana would put in for $__rate_interval, at this scrape interval and zoom
 
 
@@ -26,7 +26,7 @@ class Prometheus:
     """One Prometheus on 127.0.0.1; start it with ``reading``."""
 
     def __init__(self, base_url: str) -> None:
-        self._client = httpx.Client(base_url=f"{base_url}/api/v1", timeout=10.0)
+        self._client = httpx.Client(base_url=f"{base_url}/api/v1", timeout=30.0)
 
     def ask(self, path: str, **parameters: str) -> Any:
         """The ``data`` of an answer; an answer that is an error fails with its text."""

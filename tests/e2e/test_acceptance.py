@@ -7,7 +7,7 @@ from uuid import uuid4
 
 import httpx
 
-from tests.e2e.city import City, listening, new_subtype, order_body
+from tests.e2e.city import PATIENCE_S, City, listening, new_subtype, order_body
 from tests.e2e.conftest import LIFETIME_S
 
 
@@ -66,7 +66,7 @@ async def test_when_the_reply_is_lost_the_retry_gets_the_same_order(city: City) 
     await writer.drain()
     writer.close()  # the phone is gone before any answer
     await writer.wait_closed()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_S):
         while (retried := await customer.create(body, key)).code == "CONCURRENT_REQUEST":
             pass  # the first try is still in flight
     assert retried.status == 201

@@ -13,7 +13,7 @@ import pytest
 
 from deploy.local.settings import PROJECT
 from notifier.domain import FrameName
-from tests.e2e.city import City
+from tests.e2e.city import PATIENCE_S, City
 from weelo_common.api_errors import STATUS, ErrorCode
 
 TEXT = (PROJECT / "docs" / "apps.md").read_text()
@@ -66,7 +66,7 @@ def test_every_frame_to_a_phone_has_an_example() -> None:
 
 @pytest.mark.parametrize("service", ["order-api", "dispatcher", "notifier"])
 async def test_every_path_has_an_example_whose_body_the_service_would_take(city: City, service: str) -> None:
-    async with httpx.AsyncClient(trust_env=False) as client:
+    async with httpx.AsyncClient(trust_env=False, timeout=PATIENCE_S) as client:
         document = (await client.get(f"{city.services[service].base_url}/openapi.json")).json()
     missing: list[str] = []
     for template, operations in document["paths"].items():
@@ -95,7 +95,7 @@ def check_body(document: dict[str, Any], operation: dict[str, Any], example: Exa
 
 async def test_no_example_is_of_a_path_that_is_not_there(city: City) -> None:
     templates: list[tuple[str, str]] = []
-    async with httpx.AsyncClient(trust_env=False) as client:
+    async with httpx.AsyncClient(trust_env=False, timeout=PATIENCE_S) as client:
         for service in ("order-api", "dispatcher", "notifier"):
             document = (await client.get(f"{city.services[service].base_url}/openapi.json")).json()
             templates += [(m.upper(), path) for path, ones in document["paths"].items() for m in ones]

@@ -143,6 +143,7 @@ def test_every_block_of_the_readme_is_run_or_known() -> None:
 async def test_the_line_of_kcat_for_other_teams_prints_events(city: City) -> None:
     (block,) = re.findall(r"^```sh\n(.*?)^```", CONSUMERS, re.MULTILINE | re.DOTALL)
     order = await city.customer().create(order_body(new_subtype()))
+    await city.order_events(order.data["orderId"], 1)  # it prints what is there by then
     async with shell(city, on(city, block)) as process:
         out, _ = await asyncio.wait_for(process.communicate(), PATIENCE_S)
     assert order.data["orderId"] in {json.loads(line)["key"] for line in out.decode().splitlines()}

@@ -10,20 +10,23 @@ import asyncio
 import contextlib
 import json
 import secrets
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from random import Random
 from typing import Any
 from uuid import uuid4
 
+import pytest
 from aiokafka import TopicPartition
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from deploy.local.services import ServiceProcess
-from tests.e2e.city import City, listening, new_subtype, order_body
+from deploy.local.stack import LocalStack
+from tests.e2e.city import City, city_apart, listening, new_subtype, order_body
 from tests.e2e.collector import Collector
+from tests.e2e.conftest import services_env
 from tests.integration.events_rig import PATIENCE_S, until
-from tools.demo.phone import API, Phone
+from tools.demo.phone import API, Phone, new_client
 from weelo_cli.tokens import make_token
 from weelo_common.events import OrderCancelled
 from weelo_common.events.topics import (
@@ -35,13 +38,37 @@ from weelo_common.events.topics import (
     TIMERS_FIRED,
     declared_topics,
 )
-from weelo_common.kafka import KafkaClients
-from weelo_common.settings import KafkaSettings
 
 PLACES = ("pickup", "drop")  # the contract has addresses there, in events as well
 FROM_OTHERS = ("from-others", b"")  # a header of the records that the test itself wrote
 DEAD_LETTERS = ".dlq"
 OURS_IN_A_DEAD_LETTER = "dlq-"  # such headers; the rest of it is somebody's record, as it came
+
+
+System = tuple[Mapping[str, ServiceProcess], Mapping[str, str]]
+"""The services, and what reaches what is behind them."""
+
+
+@pytest.fixture
+def collector() -> Iterator[Collector]:
+    """Takes the traces of this system alone."""
+    with Collector().listening() as collector:
+        yield collector
+
+
+@pytest.fixture
+def place(stack: LocalStack, collector: Collector) -> Iterator[System]:
+    """A system of its own: in another's topics the broken records would be in everybody's way ever after."""
+    with city_apart(stack, services_env(collector)) as place:
+        yield place
+
+
+@pytest.fixture
+async def city(stack: LocalStack, place: System) -> AsyncIterator[City]:
+    """Its people reach the services themselves: no gateway keeps from them what a caller says."""
+    services, env = place
+    async with new_client() as client:
+        yield City(stack, services, client, env)
 
 
 class Person:
@@ -202,7 +229,7 @@ async def tell_it_in_events(city: City, person: Person) -> int:
         (good | {"ce_source": ""}, text),
     ]
     ignored = [(good | {"ce_type": "weelo.order.noted.v1", "note": person.name}, text)]
-    kafka = city_kafka(city)
+    kafka = city.kafka()
     producer = await kafka.start_producer()
     try:
         for topic in (ORDERS_EVENTS, DISPATCH_OFFERS, TIMERS_COMMANDS, TIMERS_FIRED, CAPTAINS_STATE):
@@ -220,11 +247,6 @@ async def tell_it_in_events(city: City, person: Person) -> int:
         await kafka.stop_producer(producer)
     read_by_groups = (ORDERS_EVENTS, DISPATCH_OFFERS, TIMERS_COMMANDS, TIMERS_FIRED)
     return len(dead) * sum(len(topic.groups) for topic in read_by_groups)
-
-
-def city_kafka(city: City) -> KafkaClients:
-    settings = KafkaSettings(kafka_bootstrap_servers=city.env["KAFKA_BOOTSTRAP_SERVERS"])
-    return KafkaClients(settings, client_id="personal")
 
 
 async def traces_are_in(city: City, collector: Collector) -> None:
@@ -250,7 +272,7 @@ async def traces_are_in(city: City, collector: Collector) -> None:
 
 async def records_of(city: City) -> list[tuple[str, bytes]]:
     """What the services wrote of every record of every topic, key and headers included, as text, by its topic."""
-    kafka = city_kafka(city)
+    kafka = city.kafka()
     consumer = kafka.consumer(group=None)
     await kafka.start_consumer(consumer)
     try:

@@ -14,6 +14,7 @@ from typing import Any
 import asyncpg
 import pytest
 
+from deploy.local.provision import SERVICES
 from tests.e2e.city import City, new_subtype, order_body
 from tests.e2e.operator import Operator
 from tests.integration.events_rig import PATIENCE_S
@@ -28,6 +29,12 @@ READING_TABLES = (
     ("parked", "list"),
     ("events", "replay", "--group", "expiry", "--from", "1h"),
 )
+EVERYWHERE = {
+    *SERVICES,
+    "orders.events.v1",
+    "dispatch.offers.v1",
+    "timers.commands.v1",
+}
 SELECT_FRAMES = """
 SELECT user_id, stream_offset, event FROM notifications WHERE order_id = $1 ORDER BY 1, 2
 """
@@ -48,13 +55,25 @@ async def order_with_a_trip(city: City) -> tuple[str, str]:
         won = await captain.accept(order_id, offer)
         assert won.ok
         await captain.inbox.wait_for("trip_assigned", orderId=order_id)
+        await city.order_events(order_id, 3)  # created, assigned, filled
         return order_id, captain.person_id
+
+
+async def everybody_has_heard(weelo: Operator, order_id: str) -> None:
+    """Return once each service has done its part for a filled order: what is told of it stays so from then on."""
+    async with asyncio.timeout(PATIENCE_S):
+        while True:
+            story = (await weelo.answers("order", "show", order_id))["story"]
+            offers = (await weelo.answers("dispatch", "explain", order_id))["offers"]
+            if {moment["where"] for moment in story} >= EVERYWHERE and offers[0]["status"] != "live":
+                return
 
 
 async def test_an_order_is_told_whole_in_time_order_and_without_personal_data(
     city: City, weelo: Operator
 ) -> None:
     order_id, captain_id = await order_with_a_trip(city)
+    await everybody_has_heard(weelo, order_id)
     said = {
         (*command, *form): await weelo.says(*command, order_id, *form)
         for command in (("order", "show"), ("dispatch", "explain"))
@@ -68,16 +87,7 @@ async def test_an_order_is_told_whole_in_time_order_and_without_personal_data(
     assert story["state"]["status"] == "fully_filled"
     moments = story["story"]
     assert [moment["at"] for moment in moments] == sorted(moment["at"] for moment in moments)
-    told = {moment["where"] for moment in moments}
-    assert told >= {
-        "order-api",
-        "dispatcher",
-        "notifier",
-        "expiry",
-        "orders.events.v1",
-        "dispatch.offers.v1",
-        "timers.commands.v1",
-    }
+    assert {moment["where"] for moment in moments} >= EVERYWHERE
     versions = [moment["data"]["orderVersion"] for moment in moments if moment["where"] == "orders.events.v1"]
     assert versions == [1, 2, 3]  # created, assigned, filled
     won = next(moment for moment in moments if moment["what"] == "truck request won")
@@ -137,8 +147,10 @@ async def test_a_tail_that_follows_shows_what_comes_until_it_is_interrupted(city
 
     try:
         await shows("weelo.order.created.v1")
-        assert (await customer.cancel(created.data["orderId"])).ok
-        await shows("weelo.order.cancelled.v1")
+        cancelled = await customer.cancel(created.data["orderId"])
+        # Where the program's start took longer than the order's search, that is over by now.
+        assert cancelled.ok or cancelled.code == "ORDER_NOT_CANCELLABLE"
+        await shows("weelo.order.cancelled.v1" if cancelled.ok else "weelo.order.expired.v1")
     finally:
         tail.send_signal(signal.SIGINT)
         code = await asyncio.wait_for(tail.wait(), PATIENCE_S)
@@ -161,9 +173,14 @@ async def test_lag_outbox_and_the_ledger_tell_what_the_whole_system_is_at(
         ("notifier", "dispatch.offers.v1"),
         ("expiry", "timers.commands.v1"),
     }
-    outbox = await weelo.answers("outbox")
-    assert [row["service"] for row in outbox["services"]] == ["order-api", "dispatcher", "notifier", "expiry"]
-    assert outbox["services"][0]["relay"] is not None
+    async with asyncio.timeout(PATIENCE_S):
+        while True:
+            services = (await weelo.answers("outbox"))["services"]
+            assert [row["service"] for row in services] == list(SERVICES)
+            if (
+                services[0]["relay"] is not None
+            ):  # a relay that was held up for longer than its lease takes it again
+                break
 
 
 async def test_commands_reach_a_postgresql_over_tls_and_trusts_no_other_certificate(
@@ -201,15 +218,24 @@ async def test_a_group_is_moved_back_only_with_yes_and_only_while_nobody_is_in_i
     order_id, _ = await order_with_a_trip(city)
     before = (datetime.now(UTC) - timedelta(minutes=5)).isoformat()
     arguments = ("events", "replay", "--group", "notifier", "--from", before)
-    would = await weelo.answers(*arguments)
-    assert (would["done"], would["would"]["members"]) == (False, 1)
-    assert would["would"]["handledAgain"] >= 3
+
+    async def would(members: int) -> None:
+        """Return once the group has so many members, and has committed at least three events."""
+        async with asyncio.timeout(PATIENCE_S):
+            while True:
+                preview = await weelo.answers(*arguments)
+                assert preview["done"] is False
+                if preview["would"]["members"] == members and preview["would"]["handledAgain"] >= 3:
+                    return
+
+    await would(members=1)
     refused = await weelo.says(*arguments, "--yes")
     assert (refused.exit_code, "stop them first" in refused.stderr) == (1, True)
     process = city.services["notifier"]
-    frames = await frames_of(city, order_id)
     await asyncio.to_thread(process.stop)
+    frames = await frames_of(city, order_id)
     try:
+        await would(members=0)  # one whose goodbye was lost is missed after its session
         done = await weelo.answers(*arguments, "--yes")
         assert done["done"] is True
         assert done["handledAgain"] >= 3

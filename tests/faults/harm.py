@@ -8,10 +8,13 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from deploy.local.processes import Child
+
+PATIENCE_S = 20.0
 
 
 def family(pid: int) -> list[int]:
@@ -35,12 +38,37 @@ def _signal(pids: list[int], number: signal.Signals) -> None:
             os.kill(pid, number)
 
 
+def _stands_still(pid: int) -> bool:
+    """Whether every thread of a process has stopped, or the process is gone."""
+    try:
+        states = [(task / "stat").read_text().rpartition(")")[2].split()[0] for task in _threads(pid)]
+    except OSError:  # a thread ended while we looked
+        return False
+    return all(state in "TtZX" for state in states)
+
+
+def _threads(pid: int) -> list[Path]:
+    with contextlib.suppress(OSError):
+        return list(Path(f"/proc/{pid}/task").iterdir())
+    return []
+
+
+def _stop(pids: list[int]) -> None:
+    """Stop processes, to their last thread: on a busy machine one may go on, and answer, after the signal was sent."""
+    _signal(pids, signal.SIGSTOP)
+    give_up_at = time.monotonic() + PATIENCE_S
+    while not all(map(_stands_still, pids)):
+        if time.monotonic() > give_up_at:
+            raise AssertionError(f"not stopped: {pids}")
+        time.sleep(0.001)
+
+
 @contextlib.contextmanager
 def frozen(server: Child) -> Iterator[None]:
     """The server hangs inside: its sockets stay open and nothing answers."""
-    _signal([server.pid], signal.SIGSTOP)  # first, so that no new child appears while the others are stopped
+    _stop([server.pid])  # first, so that no new child appears while the others are stopped
     pids = family(server.pid)
-    _signal(pids, signal.SIGSTOP)
+    _stop(pids)
     try:
         yield
     finally:

@@ -4,23 +4,70 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
-from aiokafka import AIOKafkaProducer
+import pytest
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from prometheus_client import CollectorRegistry
 
-from tests.integration.events_rig import GROUP, ORDERS_EVENTS, EventsRig, filled
+from deploy.local.stack import LocalStack
+from tests.integration.events_rig import GROUP, ORDERS_EVENTS, PATIENCE_S, EventsRig, events_rig, filled
 from weelo_common.consumer import Consumer, ConsumerMetrics
 from weelo_common.delivery import Delivery, Outcome
 from weelo_common.events import OrderFullyFilled, encode, seal
+from weelo_common.kafka import KafkaClients
 from weelo_common.postgres import Connection
 
 CREATE_EFFECTS = (
     "CREATE TABLE effect (id bigint GENERATED ALWAYS AS IDENTITY, order_id text, version integer)"
 )
 NOTE = "INSERT INTO effect (order_id, version) VALUES ($1, $2)"
+# A handler that a test holds back stays in its transaction, and a machine under load is slow to connect: neither may
+# end a test before its patience does.
+UNHURRIED = {
+    "postgres_idle_in_transaction_timeout_s": 3 * PATIENCE_S,
+    "postgres_connect_deadline_s": PATIENCE_S,
+    "postgres_acquire_deadline_s": PATIENCE_S,
+}
+
+
+# Fixtures that a module takes by name: ``rig, producer = consumer_rig.rig, consumer_rig.producer``.
+
+
+@pytest.fixture
+async def rig(stack: LocalStack) -> AsyncIterator[EventsRig]:
+    """A rig whose database has the table that a ``Member`` writes to."""
+    async with events_rig(stack, **UNHURRIED) as made:
+        async with made.database.connection() as connection:
+            await connection.execute(CREATE_EFFECTS)
+        yield made
+
+
+@pytest.fixture
+async def producer(rig: EventsRig) -> AsyncIterator[AIOKafkaProducer]:
+    """Connected to the rig's brokers."""
+    made = await rig.kafka.start_producer()
+    yield made
+    await rig.kafka.stop_producer(made)
+
+
+class PatientClients(KafkaClients):
+    """For tests that count on the last commit: a stop waits for it longer than a service would."""
+
+    async def commit(
+        self,
+        consumer: AIOKafkaConsumer,
+        offsets: Mapping[TopicPartition, int],
+        deadline_s: float | None = None,
+    ) -> None:
+        await super().commit(consumer, offsets, PATIENCE_S)
+
+
+def patient(rig: EventsRig) -> EventsRig:
+    """The same rig for a member whose last commit counts."""
+    return replace(rig, kafka=PatientClients(rig.settings, client_id="test"))
 
 
 async def _nothing_more(connection: Connection, event: OrderFullyFilled) -> None:

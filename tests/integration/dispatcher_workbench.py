@@ -23,6 +23,7 @@ from dispatcher.handlers.dispatch import Dispatch
 from dispatcher.handlers.matching import Matcher
 from dispatcher.handlers.order_events import OrderEvents
 from dispatcher.live_fleet import LiveFleet
+from dispatcher.main import SESSION
 from dispatcher.metrics import DispatcherMetrics
 from dispatcher.store.fleet import get_captain
 from tests.integration.dispatcher_orders import PICKUP
@@ -42,7 +43,7 @@ from weelo_common.parking import Record
 from weelo_common.partition_worker import EventProcessor
 from weelo_common.postgres import Database
 
-PATIENCE_S = 20.0
+PATIENCE_S = 30.0
 INSERT_CAPTAINS = """
 WITH transporter AS (
     INSERT INTO transporters (transporter_id, name, active, verified) VALUES ('t-good', 'T', true, true)
@@ -168,13 +169,12 @@ async def workbench(home: Home, *, replicas: int = 2) -> AsyncIterator[Workbench
         hands = []
         for number in range(replicas):
             database = await stack.enter_async_context(
-                Database.open(home.settings(), application_name=f"test-{number}")
+                Database.open(home.settings(), application_name=f"test-{number}", session=SESSION)
             )
             registry, fleet = CollectorRegistry(), LiveFleet()
             metrics = DispatcherMetrics(registry)
-            orders = OrderEvents(
-                Dispatch(Matcher(fleet, metrics), signer), Outbox(DISPATCHER), fleet, metrics
-            )
+            outbox = Outbox(DISPATCHER)
+            orders = OrderEvents(Dispatch(Matcher(fleet, metrics), signer, outbox), outbox, fleet, metrics)
             processor = EventProcessor(
                 DISPATCHER, handlers(orders), database, dead_letters, ConsumerMetrics(registry), is_relevant
             )

@@ -15,6 +15,7 @@ from aiokafka.structs import ConsumerRecord
 from prometheus_client import CollectorRegistry
 
 from deploy.local.stack import LocalStack
+from tests.integration.service_rig import UNHURRIED
 from weelo_common.events import OrderFullyFilled
 from weelo_common.events.topics import ORDERS_EVENTS, Topic
 from weelo_common.kafka import KafkaClients
@@ -24,7 +25,7 @@ from weelo_common.relay import Relay
 from weelo_common.settings import ServiceSettings
 
 GROUP = "dispatcher"  # whose dead letters have a topic
-PATIENCE_S = 20.0
+PATIENCE_S = 30.0
 COUNT_LOCK_WAITS = """
 SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'
 """
@@ -68,8 +69,8 @@ class EventsRig:
 
 
 @contextlib.asynccontextmanager
-async def events_rig(stack: LocalStack) -> AsyncIterator[EventsRig]:
-    """A rig that lasts for one test."""
+async def events_rig(stack: LocalStack, **changed: object) -> AsyncIterator[EventsRig]:
+    """A rig that lasts for one test; ``changed`` are settings other than the usual ones."""
     prefix = f"t{uuid4().hex[:8]}_"
     dsns = await asyncio.to_thread(stack.provision, prefix)
     settings = ServiceSettings.model_validate(
@@ -80,7 +81,9 @@ async def events_rig(stack: LocalStack) -> AsyncIterator[EventsRig]:
             "kafka_replication_factor": 1,
             "kafka_session_timeout_s": 6,
             "http_port": 0,
+            **UNHURRIED,
         }
+        | changed
     )
     kafka = KafkaClients(settings, client_id="test")
     # These and no more, and gone at the end: a broker that keeps thousands of partitions of tests runs out of memory.
@@ -101,6 +104,18 @@ async def events_rig(stack: LocalStack) -> AsyncIterator[EventsRig]:
         async with kafka.admin() as admin:
             await admin.delete_topics(list(topics))
         await asyncio.to_thread(stack.remove, prefix)
+
+
+@contextlib.asynccontextmanager
+async def relaying(*relays: Relay) -> AsyncIterator[None]:
+    """Relays that run meanwhile."""
+    stop = asyncio.Event()
+    tasks = [asyncio.create_task(relay.run(stop)) for relay in relays]
+    try:
+        yield
+    finally:
+        stop.set()
+        await asyncio.gather(*tasks)
 
 
 async def until(condition: Callable[[], bool], what: str, patience_s: float = PATIENCE_S) -> None:
@@ -126,4 +141,4 @@ def filled(order_id: str, version: int) -> OrderFullyFilled:
     )
 
 
-__all__ = ["GROUP", "ORDERS_EVENTS", "EventsRig", "events_rig", "filled", "until"]
+__all__ = ["GROUP", "ORDERS_EVENTS", "EventsRig", "events_rig", "filled", "relaying", "until"]

@@ -21,9 +21,10 @@ from expiry.keeper import Keeper
 from expiry.metrics import ExpiryMetrics
 from expiry.publisher import Publisher
 from expiry.settings import Settings
-from expiry.store import TimerStore
+from expiry.store import Schedule, TimerStore
 from expiry.work import Work
 from tests.integration.expiry_processes import Client
+from tests.integration.service_rig import UNHURRIED
 from weelo_common.events.envelope import Envelope, decode
 from weelo_common.events.timers import TimerFired
 from weelo_common.events.topics import EXPIRY, TIMERS_COMMANDS, TIMERS_FIRED, Topic
@@ -32,7 +33,7 @@ from weelo_common.migrate import migrate
 from weelo_common.postgres import Database, database_now
 
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
-READ_DEADLINE_S = 20.0
+READ_DEADLINE_S = 30.0
 STORE = TimerStore()
 TOPICS = (TIMERS_COMMANDS, TIMERS_COMMANDS.dlq(EXPIRY), TIMERS_FIRED)
 
@@ -46,6 +47,7 @@ def settings_for(stack: LocalStack, dsn: str, **others: object) -> Settings:
             "kafka_producer_idempotence": stack.servers.kafka_idempotence,
             "kafka_topic_prefix": f"ex{secrets.token_hex(4)}.",
             "http_port": 0,
+            **UNHURRIED,
             **others,
         }
     )
@@ -177,8 +179,7 @@ class Bench:
     ) -> int | None:
         """Put a timer into the table, as the consumer of commands does; its id."""
         async with self.database.connection() as conn:
-            saved = await STORE.schedule(
-                conn,
+            timer = Schedule(
                 key=f"order-expiry:{key}",
                 version=version,
                 partition=partition,
@@ -188,7 +189,13 @@ class Bench:
                 order_id=key,
                 traceparent=TRACEPARENT,
             )
+            saved = await STORE.schedule(conn, timer)
         return saved.id
+
+    async def let_come_due(self, key: str) -> None:
+        """Let the time of a timer come, for the table alone."""
+        async with self.database.connection() as conn:
+            await conn.execute("UPDATE timers SET due_at = clock_timestamp() WHERE order_id = $1", key)
 
     async def claim(self, partition: int = 0) -> Firing:
         """Claim what is due, as a replica does that dies right after it."""

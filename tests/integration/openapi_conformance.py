@@ -82,6 +82,18 @@ class Conformance:
         ]
 
 
+def roles_and_codes(document: dict[str, Any]) -> dict[str, tuple[list[str], list[str]]]:
+    """Of each operation who may ask for it, and its own error codes; those that every one has are left out."""
+    return {
+        f"{method.upper()} {path.removeprefix('/api/v1')}": (
+            operation["x-roles"],
+            sorted(set(operation["x-error-codes"]) - {"SERVICE_UNAVAILABLE", "INTERNAL_ERROR"}),
+        )
+        for path, operations in document["paths"].items()
+        for method, operation in operations.items()
+    }
+
+
 def _closed(schema: Any) -> Any:
     """The schema with every object closed against fields that it does not name."""
     if isinstance(schema, list):

@@ -26,7 +26,7 @@ CHECKS = [
     response_schema_conformance,
     negative_data_rejection,
 ]
-ANSWERED_WITHIN_S = 10.0
+ANSWERED_WITHIN_S = 20.0
 
 
 class People(Protocol):
@@ -52,6 +52,9 @@ def fuzz(document: dict[str, Any], base_url: str, people: People, examples: int)
     schema.config.update(base_url=base_url)
     # Unknown parameters are ignored, as the contract says; the token is added by whoever asks.
     schema.config.generation.update(allow_extra_parameters=False, with_security_parameters=False)
+    # A text that is too long may make the whole body too large, and that is looked at first.
+    rejection = schema.config.checks.negative_data_rejection
+    rejection.expected_statuses = [*rejection.expected_statuses, "413"]
     seen: Counter[tuple[str, int]] = Counter()
     for result in schema.get_all_operations():
         operation: Any = result

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import zlib
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -40,7 +41,10 @@ from weelo_common.offer_tokens import OfferClaims, OfferTokenSigner, OfferTokenV
 from weelo_common.outbox import Outbox
 from weelo_common.postgres import Database
 
-PATIENCE_S = 20.0
+PATIENCE_S = 30.0
+# The sweep at the service's start ends overdue orders, too: those of a test are made after it.
+SWEEP_LOCK = zlib.crc32(f"weelo-sweep:{ORDER_API}".encode())
+AWAIT_SWEEP = "SELECT pg_advisory_unlock($1) FROM pg_advisory_lock($1)"
 TOPICS = (ORDERS_EVENTS, TIMERS_COMMANDS, TIMERS_FIRED, DISPATCH_OFFERS)
 BODY: dict[str, Any] = {
     "pickup": {"latitude": 28.5355, "longitude": 77.3910, "address": "Noida"},
@@ -197,6 +201,8 @@ async def order_api(home: Home, **changes: Any) -> AsyncIterator[Rig]:
             assert not (problems := document.problems(answer)), f"{answer.text}: {problems}"
 
         http.event_hooks = {"response": [as_documented]}  # whatever a test asks for
+        async with database.connection() as connection:
+            await connection.execute(AWAIT_SWEEP, SWEEP_LOCK)
         yield Rig(home, settings, life, http, database, KafkaClients(inside, client_id="test"))
 
 

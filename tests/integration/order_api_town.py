@@ -143,6 +143,15 @@ class Town:
             path = f"/truck-requests/{truck_id}/{name}"
             await self._post(step, who, role, path, content, "INVALID_TRANSITION", "NOT_FOUND")
 
+    async def whole_trip(self) -> None:
+        """Somebody new books and somebody new drives: whatever happened before, that must go through."""
+        self.customers.append(f"c-{uuid4()}")
+        self.captains.append(f"k-{uuid4()}")
+        await self.create(len(self.customers) - 1, None, 1)
+        await self.accept(len(self.captains) - 1, -1)  # of all orders the last
+        await self.step("start", -1)
+        await self.step("complete", -1)
+
     async def end_by_time(self, pick: int) -> None:
         """The order's time is over; who ends its search is whoever comes first."""
         for _, order_id in self._one(self.orders, pick):

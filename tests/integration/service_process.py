@@ -12,7 +12,7 @@ from typing import Any
 
 from deploy.local.processes import Child, Command, Nursery
 
-PATIENCE_S = 20.0
+START_PATIENCE_S = 60.0  # a busy machine takes long over the imports alone
 
 
 class RunningService:
@@ -36,7 +36,7 @@ class RunningService:
         """Start it; returns once it serves."""
         seen = self._log_path.stat().st_size if self._log_path.exists() else 0
         self._child.start()
-        give_up_at = time.monotonic() + PATIENCE_S
+        give_up_at = time.monotonic() + START_PATIENCE_S
         while True:
             for line in self._lines(seen):
                 if line.get("message") == "Service started":

@@ -19,12 +19,31 @@ from weelo_common.events.topics import Topic
 from weelo_common.kafka import KafkaClients
 from weelo_common.migrate import migrate
 from weelo_common.postgres import Database
-from weelo_common.settings import ServiceSettings
+from weelo_common.settings import RedisSettings, ServiceSettings
 
 SESSION_TIMEOUT_S = 6  # the brokers' least: a group must not wait long for a member that a test killed
 TOKEN_LIFETIME_S = 600
+# Deadlines of a service's own, long enough that no stall of the machine ends what a test waits for: it has patience of
+# its own. A test of such a deadline sets that, or all of them to ``AS_DEPLOYED``.
+UNHURRIED: Mapping[str, float] = {
+    "http_request_deadline_s": 15.0,
+    "postgres_connect_deadline_s": 15.0,
+    "postgres_acquire_deadline_s": 15.0,
+    "postgres_statement_timeout_s": 15.0,
+    "postgres_lock_timeout_s": 15.0,
+    "postgres_idle_in_transaction_timeout_s": 60.0,
+    "redis_deadline_s": 15.0,
+}
 # Nothing here speaks TLS, and reading the machine's certificates takes longer than many a test.
 NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+
+
+class _Deadlines(ServiceSettings, RedisSettings):
+    """Whatever has one of these deadlines."""
+
+
+AS_DEPLOYED: Mapping[str, float] = {name: _Deadlines.model_fields[name].default for name in UNHURRIED}
+"""The services' defaults of the deadlines in ``UNHURRIED``."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +95,7 @@ def service_home(
         "kafka_session_timeout_s": SESSION_TIMEOUT_S,
         "jwt_public_key_file": stack.keys.jwt_public,
         "http_port": 0,
+        **UNHURRIED,
         **own,
     }
     settings = ServiceSettings.model_validate(values)

@@ -17,6 +17,7 @@ from tools.chaos.proxy import TcpProxy
 from tools.chaos.schedule import MOST_AT_ONCE, SERVERS, Kind, fingerprint, make_schedule, replica_names
 
 TEN_MINUTES = 600.0
+PATIENCE_S = 20.0
 
 
 def test_the_same_seed_gives_the_same_schedule_and_another_one_another() -> None:
@@ -58,7 +59,7 @@ async def echo_behind_a_proxy() -> AsyncIterator[tuple[TcpProxy, int]]:
 
 async def say(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, text: bytes) -> bytes:
     writer.write(text)
-    return await asyncio.wait_for(reader.read(1000), 5)
+    return await asyncio.wait_for(reader.read(1000), PATIENCE_S)
 
 
 async def answers(port: int) -> bool:
@@ -77,7 +78,7 @@ async def test_the_proxy_passes_on_what_is_said_and_its_end() -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         assert await say(reader, writer, b"ping") == b"ping"
         writer.write_eof()
-        assert await asyncio.wait_for(reader.read(), 5) == b""
+        assert await asyncio.wait_for(reader.read(), PATIENCE_S) == b""
         writer.close()
 
 
@@ -87,7 +88,7 @@ async def test_a_cut_resets_what_is_open_and_what_comes_until_it_is_mended() -> 
         assert await say(reader, writer, b"ping") == b"ping"
         proxy.cut()
         with pytest.raises(ConnectionResetError):
-            await asyncio.wait_for(reader.read(), 5)
+            await asyncio.wait_for(reader.read(), PATIENCE_S)
         writer.close()
         assert not await answers(port)
         proxy.mend()

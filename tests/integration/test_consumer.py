@@ -4,36 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
 from aiokafka import AIOKafkaProducer
 
-from deploy.local.stack import LocalStack
-from tests.integration.consumer_rig import CREATE_EFFECTS, NOTE, Member, consuming, effects, send
-from tests.integration.events_rig import GROUP, ORDERS_EVENTS, EventsRig, events_rig, filled, until
+from tests.integration import consumer_rig
+from tests.integration.consumer_rig import NOTE, Member, consuming, effects, patient, send
+from tests.integration.events_rig import GROUP, ORDERS_EVENTS, PATIENCE_S, EventsRig, filled, until
 from weelo_common import parking
 from weelo_common.delivery import PoisonMessage, RetryLater
 from weelo_common.events import OrderFullyFilled, encode, seal
 from weelo_common.events.topics import NOTIFIER
+from weelo_common.kafka import KafkaClients
 from weelo_common.parking import Record
+from weelo_common.partition_worker import EventProcessor
 from weelo_common.postgres import Connection, DatabaseUnavailable
 
-
-@pytest.fixture
-async def rig(stack: LocalStack) -> AsyncIterator[EventsRig]:
-    async with events_rig(stack) as made:
-        async with made.database.connection() as connection:
-            await connection.execute(CREATE_EFFECTS)
-        yield made
-
-
-@pytest.fixture
-async def producer(rig: EventsRig) -> AsyncIterator[AIOKafkaProducer]:
-    made = await rig.kafka.start_producer()
-    yield made
-    await rig.kafka.stop_producer(made)
+rig, producer = consumer_rig.rig, consumer_rig.producer
 
 
 async def test_an_event_that_comes_twice_has_one_effect(rig: EventsRig, producer: AIOKafkaProducer) -> None:
@@ -51,7 +40,7 @@ async def test_offsets_are_kept_so_the_next_member_of_the_group_goes_on(
     rig: EventsRig, producer: AIOKafkaProducer
 ) -> None:
     await send(rig, producer, "o1", 1)
-    first = Member(rig)
+    first = Member(patient(rig))
     async with consuming(first):
         await until(lambda: first.count("consumed") == 1, "the first event")
     await send(rig, producer, "o1", 2)
@@ -140,8 +129,8 @@ async def test_a_failing_key_is_parked_the_others_flow_and_a_replay_applies_it_i
         await until(lambda: well.count("applied") == 1, "the event after the replay")
 
 
-async def test_trouble_of_the_infrastructure_is_waited_out_and_nothing_is_parked(
-    rig: EventsRig, producer: AIOKafkaProducer
+async def test_trouble_of_the_infrastructure_is_waited_out_told_of_once_and_nothing_is_parked(
+    rig: EventsRig, producer: AIOKafkaProducer, caplog: pytest.LogCaptureFixture
 ) -> None:
     await send(rig, producer, "o1", 1)
     left = [DatabaseUnavailable("gone"), RetryLater(0.05, "too early"), ConnectionResetError("gone")] * 2
@@ -150,6 +139,8 @@ async def test_trouble_of_the_infrastructure_is_waited_out_and_nothing_is_parked
         await until(lambda: member.count("applied") == 1, "the event")
     assert await effects(rig) == [("o1", 1)]
     assert member.count("consumed") == 1
+    told = [record.getMessage() for record in caplog.records if record.name == EventProcessor.__module__]
+    assert told == ["Consumer waits", "Consumer goes on"]
 
 
 async def test_a_member_says_it_is_ready_once_it_is_in_its_group_and_the_broker_answers(
@@ -165,11 +156,13 @@ async def test_it_stops_soon_though_a_topic_of_its_dead_letters_is_not_there(
     rig: EventsRig, producer: AIOKafkaProducer
 ) -> None:
     await send(rig, producer, "o1", 1)
-    member = Member(rig, group=NOTIFIER)  # the rig has made no such topic for this one
+    slow_to_give_up = rig.settings.model_copy(update={"kafka_request_deadline_s": 3 * PATIENCE_S})
+    kafka = KafkaClients(slow_to_give_up, client_id="test")
+    member = Member(replace(rig, kafka=kafka), group=NOTIFIER)  # the rig has made no such topic for this one
     stop = asyncio.Event()
     running = asyncio.create_task(member.consumer().run(stop))
     await until(lambda: member.count("consumed") == 1, "the event")
     stop.set()
     started = time.monotonic()
     await running
-    assert time.monotonic() - started < rig.settings.kafka_request_deadline_s / 2
+    assert time.monotonic() - started < PATIENCE_S

@@ -237,7 +237,7 @@ async def test_an_order_whose_captains_are_held_by_others_waits_rather_than_sett
 
 async def test_timers_that_come_late_twice_or_for_nothing_make_no_wave(bench: Workbench) -> None:
     await bench.captains(1)
-    order = Order(bench.subtype, created_ago_s=30)
+    order = Order(bench.subtype, lifetime_s=600, created_ago_s=300)
     hand = bench.hands[0]
     await hand.handle(Handed(order.created()))
     timers = []

@@ -10,11 +10,8 @@ import pytest
 
 from deploy.local.stack import LocalStack
 from dispatcher.handlers.explanation import ROUNDS_TOLD
-from tests.integration.dispatcher_orders import PICKUP, Order
-from tests.integration.dispatcher_rig import METRE, Home, Rig, dispatcher, dispatcher_home, until
-from weelo_common.clock import epoch_ms
-from weelo_common.events.positions import Position, captain_fingerprint, pack
-from weelo_common.events.topics import CAPTAINS_LOCATIONS
+from tests.integration.dispatcher_orders import Order
+from tests.integration.dispatcher_rig import Home, Rig, dispatcher, dispatcher_home, until
 from weelo_common.ids import new_id
 
 
@@ -52,14 +49,8 @@ async def busy_captain(rig: Rig, north_m: float) -> str:
 async def silent_captain(rig: Rig, north_m: float) -> str:
     """Heard of for the last time 61 seconds ago."""
     captain = await rig.captain(north_m, placed=False)
-    then = datetime.now(UTC) - timedelta(seconds=61)
-    position = Position(
-        captain_fingerprint(captain.user_id), PICKUP[0] + north_m * METRE, PICKUP[1], epoch_ms(then)
-    )
     before = rig.metric("weelo_dispatcher_positions_total", outcome="indexed")
-    await rig.producer.send_and_wait(
-        rig.kafka.topic_name(CAPTAINS_LOCATIONS), pack([position]), timestamp_ms=epoch_ms(then)
-    )
+    await rig.tell_position(captain.user_id, north_m, datetime.now(UTC) - timedelta(seconds=61))
     await until(
         lambda: rig.metric("weelo_dispatcher_positions_total", outcome="indexed") > before, "his last word"
     )

@@ -14,8 +14,8 @@ from deploy.local.stack import LocalStack
 from dispatcher.main import build
 from tests.integration.dispatcher_orders import Order
 from tests.integration.dispatcher_rig import Home, Rig, dispatcher, dispatcher_home
-from weelo_common.events import OffersWithdrawn, RequestedTruck
-from weelo_common.events.topics import DISPATCH_OFFERS
+from weelo_common.events import OffersWithdrawn, RequestedTruck, TimerScheduled
+from weelo_common.events.topics import DISPATCH_OFFERS, TIMERS_COMMANDS
 from weelo_common.lifecycle import running
 
 LONGER_THAN_A_JOIN_S = 3.0  # of a consumer that is alone in its group
@@ -45,6 +45,23 @@ async def test_a_wave_whose_timer_comes_a_little_early_waits_for_its_time(rig: R
     )
     assert rounds[1]["wave"] == 2
     assert rounds[1]["at"] >= created.occurred_at + timedelta(seconds=10)
+
+
+async def test_a_wave_whose_timer_comes_far_too_early_is_scheduled_again_for_its_time_by_that_clock(
+    rig: Rig,
+) -> None:
+    order = rig.order(lifetime_s=600)  # the second wave is due in 100 s
+    await rig.publish(order.created())
+    timer = await rig.timer(order, 2)
+    await rig.publish(timer)  # fired now by a clock that says it is due
+    told = await rig.told(
+        TIMERS_COMMANDS, order.order_id, lambda e: isinstance(e, TimerScheduled) and e.version == 2
+    )
+    again = told[-1].event
+    assert isinstance(again, TimerScheduled)
+    assert again.payload == {"wave": 2}
+    assert timedelta(seconds=50) < again.due_at - timer.due_at <= timedelta(seconds=100)
+    assert [row["wave"] for row in await rig.rows(SELECT_ROUNDS, order.order_id)] == [1]
 
 
 async def test_a_timer_that_fired_before_makes_no_second_wave(rig: Rig) -> None:

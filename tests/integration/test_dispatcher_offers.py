@@ -284,7 +284,8 @@ async def test_offers_end_as_expired_with_their_order(rig: Rig) -> None:
 
 async def test_waves_widen_and_the_last_one_that_finds_nobody_says_so(rig: Rig) -> None:
     far = await rig.captain(12_000)
-    order = rig.order(created_ago_s=50)  # so late that every wave but the last is due
+    # So old that every wave is due, and with time left for all of them.
+    order = rig.order(lifetime_s=600, created_ago_s=500)
     await rig.publish(order.created())
     for wave in range(2, 7):
         fired = await rig.timer(order, wave)

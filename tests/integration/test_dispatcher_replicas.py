@@ -14,7 +14,7 @@ from aiokafka import TopicPartition
 from deploy.local.processes import Nursery
 from deploy.local.stack import LocalStack
 from tests.integration.dispatcher_orders import fired
-from tests.integration.dispatcher_rig import Home, Rig, dispatcher, dispatcher_home, start
+from tests.integration.dispatcher_rig import Home, Rig, dispatcher, dispatcher_home, start, until
 from tests.integration.service_process import RunningService
 from weelo_common.events import TimerScheduled, decode
 from weelo_common.events.topics import TIMERS_COMMANDS
@@ -62,7 +62,7 @@ async def test_an_order_goes_on_with_its_waves_after_its_replica_is_gone_in_the_
         async with dispatcher(home) as first:
             subtype = first.subtype
             captain = await first.captain(4_000)
-            orders = [first.order(created_ago_s=20) for _ in range(3)]
+            orders = [first.order(lifetime_s=600, created_ago_s=200) for _ in range(3)]
             await first.publish(*(order.created() for order in orders))
             timers = [await first.timer(order, 2) for order in orders]
             heir = await start(second, home.settings())  # a rebalance in the middle of the waves
@@ -81,7 +81,7 @@ async def test_an_order_goes_on_with_its_waves_after_its_replica_is_gone_in_the_
                 [order.order_id for order in orders],
             )
             assert {row["order_id"]: row["rounds"] for row in rows} == {order.order_id: 2 for order in orders}
-        assert heir.life.health.not_ready() == []
+        await until(lambda: heir.life.health.not_ready() == [], "the heir, alone and ready")
 
 
 async def test_a_replica_killed_in_the_middle_of_a_wave_loses_no_order(home: Home, tmp_path: Path) -> None:
@@ -93,7 +93,8 @@ async def test_a_replica_killed_in_the_middle_of_a_wave_loses_no_order(home: Hom
                 captain, subtype = await before.captain(100), before.subtype
             outside.subtype = subtype
             await asyncio.to_thread(process.start)
-            orders = [outside.order() for _ in range(2)]
+            await outside.tell_position(captain.user_id, 100)  # the heir comes late, and must find it fresh
+            orders = [outside.order(lifetime_s=600) for _ in range(2)]
             async with outside.database.transaction() as connection:  # holds the wave in its transaction
                 await connection.execute(
                     "SELECT FROM captains WHERE captain_id = $1 FOR NO KEY UPDATE", captain.user_id
@@ -147,7 +148,7 @@ async def test_while_replicas_come_and_go_every_order_has_each_of_its_waves_once
         for number in range(10):
             await rig.captain(100 * number)
         # So old that every wave is due, and with time left for all of them.
-        orders = [rig.order(lifetime_s=180, created_ago_s=150) for _ in range(ORDERS_IN_MOTION)]
+        orders = [rig.order(lifetime_s=600, created_ago_s=500) for _ in range(ORDERS_IN_MOTION)]
         replicas = [*rig.replicas]
         async with contextlib.AsyncExitStack() as coming:
             half = len(orders) // 2

@@ -14,6 +14,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from deploy.local.stack import LocalStack
 from expiry.main import build
 from expiry.settings import Settings
+from tests.integration.events_rig import until
 from tests.integration.expiry_rig import (
     TOPICS,
     create_topics,
@@ -161,7 +162,7 @@ async def test_cancelled_and_repeated_and_outdated_commands_fire_nothing(
     broker: Broker, service: Lifecycle
 ) -> None:
     await broker.send(
-        scheduled("cancelled", due_in_s=0.5),
+        scheduled("cancelled", due_in_s=3),  # its cancel comes long before
         cancelled("cancelled"),
         cancelled("overtaken", version=2),
         scheduled("overtaken", version=2),
@@ -170,7 +171,7 @@ async def test_cancelled_and_repeated_and_outdated_commands_fire_nothing(
     )
     await broker.send(scheduled("repeated"), event_id="01890000-0000-7000-8000-000000000001")
     await broker.send(scheduled("repeated"), event_id="01890000-0000-7000-8000-000000000001")
-    await broker.send(scheduled("last", due_in_s=1.5))
+    await broker.send(scheduled("last", due_in_s=3.5))
     fired = await broker.fired_until("last", "outdated", "repeated")
     assert sorted((event.order_id, event.version) for event in fired) == [
         ("last", 1),
@@ -248,7 +249,10 @@ async def test_what_the_consumer_counts_adds_up(broker: Broker, service: Lifecyc
     await broker.fired_until("o-1")
     await broker.send(scheduled("o-3"))
     await broker.fired_until("o-3")
-    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{service.http_port}") as client:
+    await until(lambda: not service.health.not_ready(), "readiness")
+    async with httpx.AsyncClient(
+        base_url=f"http://127.0.0.1:{service.http_port}", timeout=DEADLINE_S
+    ) as client:
         text = (await client.get("/metrics")).text
         ready = await client.get("/health/ready")
     counts = {

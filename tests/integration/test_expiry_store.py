@@ -6,14 +6,15 @@ import asyncio
 import secrets
 import time
 from collections.abc import AsyncIterator, Iterator
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from deploy.local.stack import LocalStack
 from expiry.domain import Firing
-from expiry.store import CLAIM_BACKLOG, CLAIM_HELD, LOAD, TimerStore
+from expiry.store import CLAIM_BACKLOG, CLAIM_HELD, LOAD, Cancel, Schedule, TimerStore
 from tests.integration.expiry_rig import expiry_database
+from tests.integration.service_rig import UNHURRIED
 from tests.integration.wrong_clock import with_wrong_clock
 from weelo_common.migrate import CREATE_LEDGER, INSERT_APPLIED, migrate, migrations_of
 from weelo_common.postgres import Connection, Database, database_now
@@ -28,9 +29,13 @@ def dsn(stack: LocalStack) -> Iterator[str]:
         yield made
 
 
+def settings_of(dsn: str) -> PostgresSettings:
+    return PostgresSettings.model_validate({"postgres_dsn": dsn, **UNHURRIED})
+
+
 @pytest.fixture
 async def database(dsn: str) -> AsyncIterator[Database]:
-    async with Database.open(PostgresSettings(postgres_dsn=dsn), application_name="test") as database:
+    async with Database.open(settings_of(dsn), application_name="test") as database:
         async with database.connection() as conn:
             await migrate(conn, ["weelo_common", "expiry"])
             await conn.execute("TRUNCATE timers, firings")
@@ -51,8 +56,7 @@ async def schedule(
     due_in_s: float = -0.1,
     partition: int = 0,
 ) -> bool:
-    saved = await STORE.schedule(
-        conn,
+    timer = Schedule(
         key=key,
         version=version,
         partition=partition,
@@ -62,11 +66,12 @@ async def schedule(
         order_id="o-1",
         traceparent="00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
     )
+    saved = await STORE.schedule(conn, timer)
     return saved.id is not None
 
 
 async def cancel(conn: Connection, key: str = "order-expiry:o-1", *, version: int = 1) -> bool:
-    return await STORE.cancel(conn, key=key, version=version, partition=0, order_id=None, traceparent=None)
+    return await STORE.cancel(conn, Cancel(key, version, 0, order_id=None, traceparent=None))
 
 
 async def firing_of(conn: Connection, partition: int = 0, limit: int = 10) -> Firing:
@@ -116,7 +121,7 @@ async def test_the_databases_clock_and_not_the_processs_says_what_is_due(
 ) -> None:
     slow = await with_wrong_clock(dsn, -timedelta(hours=1))
     async with (
-        Database.open(PostgresSettings(postgres_dsn=slow), application_name="test") as behind,
+        Database.open(settings_of(slow), application_name="test") as behind,
         behind.connection() as conn,
     ):
         await schedule(conn, due_in_s=60)  # long past by this process's clock
@@ -127,13 +132,16 @@ async def test_the_databases_clock_and_not_the_processs_says_what_is_due(
 
 
 async def test_a_claimed_timer_carries_what_was_scheduled(conn: Connection) -> None:
+    earliest = await database_now(conn)
     await schedule(conn, due_in_s=-2)
+    scheduled = await database_now(conn)
     firing = await firing_of(conn)
     (timer,) = firing.timers
     assert (timer.key, timer.owner, timer.version, timer.partition) == ("order-expiry:o-1", "order-api", 1, 0)
     assert (timer.payload, timer.order_id) == ('{"wave":1}', "o-1")
     assert timer.traceparent == "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
-    assert firing.fired_at.timestamp() - timer.due_ms / 1000 == pytest.approx(2, abs=0.5)
+    assert earliest <= datetime.fromtimestamp(timer.due_ms / 1000 + 2, UTC) <= scheduled
+    assert scheduled <= firing.fired_at <= await database_now(conn) + timedelta(milliseconds=1)
 
 
 async def test_of_the_timers_that_memory_names_only_pending_and_due_ones_are_claimed(
@@ -210,8 +218,9 @@ async def test_firings_that_nobody_finished_are_found_again_as_they_were_by_one_
     await schedule(conn)
     firing = await firing_of(conn)
     assert await STORE.take_abandoned(conn, older_than_s=60, limit=10) == []
-    assert await STORE.take_abandoned(conn, older_than_s=0, limit=10) == [firing]
-    assert await STORE.take_abandoned(conn, older_than_s=5, limit=10) == []
+    await conn.execute("UPDATE firings SET worked_at = worked_at - interval '2 minutes'")
+    assert await STORE.take_abandoned(conn, older_than_s=60, limit=10) == [firing]
+    assert await STORE.take_abandoned(conn, older_than_s=60, limit=10) == []
 
 
 async def test_a_firing_found_again_leaves_out_what_was_moved_or_is_gone(conn: Connection) -> None:
@@ -247,13 +256,13 @@ async def test_a_backlog_is_claimed_oldest_first(conn: Connection) -> None:
 
 async def test_what_is_due_soon_is_loaded_in_order_and_in_slices(conn: Connection) -> None:
     for number in (2, 0, 3, 1, 4):
-        await schedule(conn, f"order-expiry:{number}", due_in_s=10 + number)
-    await schedule(conn, "order-expiry:elsewhere", due_in_s=11, partition=1)
+        await schedule(conn, f"order-expiry:{number}", due_in_s=600 + 60 * number)
+    await schedule(conn, "order-expiry:elsewhere", due_in_s=660, partition=1)
     now = await database_now(conn)
     after, after_id = now, 0
     seen: list[int] = []
     while loaded := await STORE.load(
-        conn, 0, after=after, after_id=after_id, until=now + timedelta(seconds=13.5), limit=2
+        conn, 0, after=after, after_id=after_id, until=now + timedelta(seconds=600 + 60 * 3.5), limit=2
     ):
         assert list(loaded.due_ms) == sorted(loaded.due_ms)
         assert loaded.due_ms[-1] == int(loaded.last_due.timestamp() * 1000)
@@ -264,10 +273,10 @@ async def test_what_is_due_soon_is_loaded_in_order_and_in_slices(conn: Connectio
 
 
 async def test_partitions_with_overdue_timers_are_told(conn: Connection) -> None:
-    await schedule(conn, "order-expiry:0", due_in_s=-10, partition=3)
+    await schedule(conn, "order-expiry:0", due_in_s=-600, partition=3)
     await schedule(conn, "order-expiry:1", due_in_s=-1, partition=4)
-    await schedule(conn, "order-expiry:2", due_in_s=10, partition=5)
-    assert await STORE.overdue(conn, range(12), older_than_s=5) == [3]
+    await schedule(conn, "order-expiry:2", due_in_s=600, partition=5)
+    assert await STORE.overdue(conn, range(12), older_than_s=300) == [3]
     assert await STORE.overdue(conn, range(12), older_than_s=0) == [3, 4]
     assert await STORE.overdue(conn, [5], older_than_s=0) == []
 
@@ -312,17 +321,7 @@ async def test_a_tombstone_stays_for_as_long_as_its_firing_is_not_finished(conn:
 async def test_a_payload_that_jsonb_would_refuse_comes_back_unchanged(conn: Connection) -> None:
     payload = '{"a":"\\u0000","b":1e400,"a":"twice"}'
     now: datetime = await database_now(conn)
-    await STORE.schedule(
-        conn,
-        key="x:1",
-        version=1,
-        partition=0,
-        owner="o",
-        due_at=now,
-        payload=payload,
-        order_id=None,
-        traceparent=None,
-    )
+    await STORE.schedule(conn, Schedule("x:1", 1, 0, "o", now, payload, order_id=None, traceparent=None))
     (timer,) = (await firing_of(conn)).timers
     assert timer.payload == payload
 
@@ -365,7 +364,7 @@ async def test_what_an_old_process_claims_while_the_tables_change_is_fired_by_th
     stack: LocalStack,
 ) -> None:
     prefix = f"ex{secrets.token_hex(3)}_"
-    settings = PostgresSettings(postgres_dsn=stack.provision(prefix)["expiry"])
+    settings = settings_of(stack.provision(prefix)["expiry"])
     try:
         async with Database.open(settings, application_name="test") as fresh:
             async with fresh.connection() as conn:

@@ -184,6 +184,6 @@ async def keep_days(database: Database) -> int:
 
 async def waits_for_a_lock(database: Database) -> None:
     """Return once some session of this database waits for a lock."""
-    async with asyncio.timeout(10), database.connection() as connection:
+    async with asyncio.timeout(20), database.connection() as connection:
         while not await connection.fetchval(SOMEBODY_WAITS):
             await connection.execute("SELECT pg_sleep(0.01)")

@@ -97,3 +97,24 @@ async def test_two_replicas_never_sweep_at_once(rig: EventsRig) -> None:
     go_on.set()
     assert (await sweeping)["slow"] == 0
     assert "inboxDays" in await second.run_once()
+
+
+async def test_a_job_that_fails_keeps_no_other_from_its_rows_and_the_sweep_goes_on(
+    rig: EventsRig, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def broken(connection: Connection) -> int:
+        raise KeyError("a defect")
+
+    batches = iter([3, 2, 0, 1, 0])
+
+    async def good(connection: Connection) -> int:
+        return next(batches)
+
+    sweep = Sweep(
+        "order-api", rig.database, [SweepJob("broken", broken), SweepJob("good", good)], period_s=60
+    )
+    for rows in (5, 1):
+        done = await sweep.run_once()
+        assert (done["broken"], done["good"]) == (0, rows)
+    failed = [record for record in caplog.records if record.getMessage() == "CleanupJob failed"]
+    assert [record.__dict__["job"] for record in failed] == ["broken", "broken"]

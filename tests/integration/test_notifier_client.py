@@ -13,6 +13,7 @@ from services.notifier.tests.events import withdrawn
 
 from tests.integration import notifier_rig
 from tests.integration.notifier_rig import (
+    NOBODY,
     PATIENCE_S,
     Ground,
     Publish,
@@ -28,7 +29,6 @@ from tools.weelo_client.notifications import Notification, NotificationStream, P
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 here, publish = notifier_rig.here, notifier_rig.publish
-NOBODY = "ws://127.0.0.1:9/ws"
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

@@ -33,6 +33,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 here, publish = notifier_rig.here, notifier_rig.publish
 NODE = Path(__file__).parents[2] / "services/notifier/tests/node"
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+BROWSER_PATIENCE_S = 60.0  # a browser takes its time to start
 
 needs_node = pytest.mark.skipif(
     not (shutil.which("node") and (NODE / "node_modules").is_dir()),
@@ -167,7 +168,7 @@ class Page:
         self.signals = {path: loop.create_future() for path in ("/ready", "/gone", "/seen")}
 
     async def told(self, path: str) -> bytes:
-        return await asyncio.wait_for(self.signals[path], PATIENCE_S)
+        return await asyncio.wait_for(self.signals[path], BROWSER_PATIENCE_S)
 
 
 @contextlib.asynccontextmanager

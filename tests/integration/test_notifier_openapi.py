@@ -13,7 +13,17 @@ from services.notifier.tests.events import assigned, offers_made, order_event, r
 
 from notifier.domain import FrameName
 from tests.integration import notifier_rig
-from tests.integration.notifier_rig import Ground, Publish, Replica, order_id, phone, replica, token, user
+from tests.integration.notifier_rig import (
+    PATIENCE_S,
+    Ground,
+    Publish,
+    Replica,
+    order_id,
+    phone,
+    replica,
+    token,
+    user,
+)
 from tests.integration.openapi_conformance import Conformance
 from weelo_common.events import OrderCancelled, OrderExpired, OrderFullyFilled
 
@@ -29,7 +39,7 @@ async def notifier(here: Ground) -> AsyncIterator[Replica]:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def http(notifier: Replica) -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(base_url=notifier.http_url, trust_env=False) as http:
+    async with httpx.AsyncClient(base_url=notifier.http_url, trust_env=False, timeout=PATIENCE_S) as http:
         yield http
 
 

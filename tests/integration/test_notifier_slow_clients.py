@@ -35,7 +35,7 @@ QUEUE_BYTES = 8 * 1024
 SMALL_QUEUES = {
     "ws_queue_bytes": QUEUE_BYTES,
     "ws_send_buffer_bytes": QUEUE_BYTES,
-    "ws_slow_deadline_s": 3.0,  # who reads must manage it on a machine that does much else
+    "ws_slow_deadline_s": 5.0,  # who reads must manage it on a machine that does much else
     "ws_close_deadline_s": 0.5,
 }
 SLACK_BYTES = 12 * 1024 * 1024  # what the allocator and the events in flight may take beside the queues

@@ -17,7 +17,8 @@ import pytest
 from services.notifier.tests.events import offers_made, withdrawn
 
 from tests.integration import notifier_rig
-from tests.integration.notifier_rig import Crowd, Ground, Publish, order_id, processes, soon, user
+from tests.integration.notifier_crowd import Crowd
+from tests.integration.notifier_rig import Ground, Publish, order_id, processes, soon, until, user
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 here, publish = notifier_rig.here, notifier_rig.publish
@@ -48,6 +49,26 @@ class Evening:
             await asyncio.sleep(max(0.0, due - loop.time()))
 
 
+async def miss_an_offer(crowd: Crowd, evening: Evening) -> None:
+    """An offer is made and withdrawn while one of its captains is away: on his return it is skipped."""
+    missing, witness = evening.captains[:2]
+    order = order_id()
+    async with crowd.away(missing):
+        await evening.publish(
+            offers_made(missing, witness, order_id=order, expires_at=soon(3600)),
+            withdrawn("filled", missing, witness, order_id=order),
+        )
+        for captain in (missing, witness):
+            evening.published[captain] += 2
+        await until(
+            lambda: any(
+                message.event == "broadcast_dismissed" and message.data["orderId"] == order
+                for message in crowd.told[witness]
+            ),
+            "the end of the offer",
+        )
+
+
 async def stop_evening(stop: asyncio.Event, evening: asyncio.Task[None]) -> None:
     stop.set()
     await evening
@@ -76,6 +97,7 @@ async def test_received_and_skipped_is_published_for_each_of_many_who_reconnect_
             await asyncio.to_thread(dies.kill)
             await crowd.cut_off(share, seconds / 2)
             await stop_evening(stop, flowing)
+            await miss_an_offer(crowd, evening)
             await crowd.made_whole(evening.published)
     codes = Counter(code for stream in crowd.streams.values() for code in stream.tally.close_codes)
     assert set(codes) == {1006}  # cut off, or its replica was killed: nobody was sent away
@@ -91,7 +113,7 @@ async def test_a_rolling_restart_costs_nobody_a_frame_and_everybody_hears_1012(
 ) -> None:
     captains = [user() for _ in range(people)]
     stop = asyncio.Event()
-    drain = {"ws_drain_wait_s": 0.2, "ws_drain_spread_s": 0.5}
+    drain = {"ws_drain_wait_s": 0.2, "ws_drain_spread_s": 0.5, "ws_close_deadline_s": 10.0}
     async with processes(here, tmp_path, 2, **drain) as replicas:
         crowd = Crowd(lambda: [one.ws_url for one in replicas])
         async with crowd.listening(captains):

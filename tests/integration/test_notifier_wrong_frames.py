@@ -27,6 +27,7 @@ from tests.integration.notifier_rig import (
     until,
     user,
 )
+from tools.chaos.logs import logged_errors
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 here = notifier_rig.here
@@ -46,7 +47,7 @@ Cut off is only who hangs up in the middle of a frame.
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def notifier(here: Ground) -> AsyncIterator[Replica]:
-    limits = here.settings(ws_auth_deadline_s=0.5, ws_close_deadline_s=0.5, ws_messages_burst=20)
+    limits = here.settings(ws_close_deadline_s=0.5, ws_messages_burst=20)
     async with replica(limits) as notifier:
         yield notifier
 
@@ -225,7 +226,7 @@ async def test_whatever_comes_over_the_wire_ends_one_conversation_and_no_other(
     here: Ground, tmp_path: Path, examples: int
 ) -> None:
     # A process of its own: hypothesis minds that anybody else in this one draws random numbers.
-    limits = {"ws_auth_deadline_s": 0.5, "ws_close_deadline_s": 0.5, "ws_messages_burst": 20}
+    limits = {"ws_close_deadline_s": 0.5, "ws_messages_burst": 20}
     quiet = {"ws_ping_interval_s": 600}  # the bystander answers no ping while hypothesis has the thread
     async with processes(here, tmp_path, 1, **limits, **quiet) as (notifier,):
 
@@ -246,7 +247,7 @@ async def test_whatever_comes_over_the_wire_ends_one_conversation_and_no_other(
         sockets = ("weelo_notifier_sockets", "weelo_notifier_unauthenticated_sockets")
         await until(lambda: [notifier.metric(name) for name in sockets] == [0, 0], "all of them gone")
         assert notifier.metric('weelo_notifier_closed_total{code="1011"}') == 0
-        assert '"ERROR"' not in notifier.log()
+        assert logged_errors([tmp_path / "notifier-0.log"]) == {}
 
 
 def conversation(port: int, data: bytes, authenticated: bool) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
@@ -11,6 +12,7 @@ import pytest
 from deploy.local.stack import LocalStack
 from order_api.store import LOCK_OVERDUE, SELECT_SEARCHING_ORDER
 from tests.integration.order_api_rig import (
+    PATIENCE_S,
     Home,
     Rig,
     data,
@@ -21,7 +23,7 @@ from tests.integration.order_api_rig import (
     settled,
     told,
 )
-from weelo_common.events import TimerFired
+from weelo_common.events import TimerFired, TimerScheduled
 from weelo_common.events.topics import ORDERS_EVENTS, TIMERS_COMMANDS
 
 
@@ -48,6 +50,20 @@ def fired(order_id: str, *, due_at: datetime, version: int = 1) -> TimerFired:
     )
 
 
+async def expires_at(rig: Rig, order_id: str) -> datetime:
+    ends: datetime = await rig.value("SELECT expires_at FROM orders WHERE id = $1", order_id)
+    return ends
+
+
+async def scheduled(rig: Rig, order_id: str, *, version: int) -> TimerScheduled:
+    """The scheduling of an order's end with that version, once it is told."""
+    async with asyncio.timeout(PATIENCE_S):
+        while True:
+            for envelope in await rig.events(TIMERS_COMMANDS, order_id, "TimerScheduled"):
+                if isinstance(envelope.event, TimerScheduled) and envelope.event.version == version:
+                    return envelope.event
+
+
 async def test_a_fired_timer_ends_the_search(rig: Rig) -> None:
     customer = rig.customer()
     order_id = await made(customer)
@@ -71,11 +87,19 @@ async def test_a_timer_of_an_order_that_ended_otherwise_changes_nothing(rig: Rig
 
 async def test_a_timer_far_too_early_is_scheduled_again_with_a_higher_version(rig: Rig) -> None:
     order_id = await made(rig.customer())
-    await settled(rig, fired(order_id, due_at=datetime.now(UTC)))
+    await settled(rig, fired(order_id, due_at=datetime.now(UTC)))  # as by hand: the clocks agree
     assert await rig.value("SELECT status FROM orders WHERE id = $1", order_id) == "active"
-    assert await rig.value("SELECT timer_version FROM orders WHERE id = $1", order_id) == 2
-    timers = [e.event for e in await rig.events(TIMERS_COMMANDS, order_id, "TimerScheduled")]
-    assert timers[-1] is not None
+    assert (await scheduled(rig, order_id, version=2)).due_at == await expires_at(rig, order_id)
+
+
+async def test_a_timer_by_a_clock_that_is_ahead_is_scheduled_again_for_later_and_not_for_now(
+    rig: Rig,
+) -> None:
+    order_id = await made(rig.customer())
+    ends = await expires_at(rig, order_id)
+    await settled(rig, fired(order_id, due_at=ends + timedelta(hours=1)))
+    early = (await scheduled(rig, order_id, version=2)).due_at - ends
+    assert timedelta(seconds=2) < early <= timedelta(seconds=60)
 
 
 async def test_a_timer_a_little_early_is_waited_for_in_place(home: Home) -> None:
@@ -98,6 +122,32 @@ async def test_the_sweep_ends_overdue_orders_that_nobody_touched_and_says_so(
             envelopes = await rig.events(ORDERS_EVENTS, order_id, "OrderExpired")
             assert told(envelopes)[-1] == ("OrderExpired", 2, "expired")
     assert "CleanupJob" in [record.getMessage() for record in caplog.records]
+
+
+async def test_an_order_that_cannot_be_read_keeps_no_other_from_its_end_and_the_service_goes_on(
+    home: Home, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with order_api(home, sweep_period_s=0.1) as rig:
+        broken = await made(rig.customer())
+        async with rig.database.connection() as connection:
+            await connection.execute(
+                'UPDATE orders SET pickup = \'{"address": "Noida"}\' WHERE id = $1', broken
+            )
+        good = await made(rig.customer())
+        for order_id in (broken, good):  # the broken one is the first that the sweep comes to
+            await rig.make_overdue(order_id)
+        envelopes = await rig.events(ORDERS_EVENTS, good, "OrderExpired")
+        assert told(envelopes)[-1] == ("OrderExpired", 2, "expired")
+        assert (await rig.http.get("/health/ready")).status_code == 200
+        async with rig.database.connection() as connection:  # nothing for the tests that follow
+            await connection.execute(
+                "UPDATE orders SET searching = false, search_end = 'time' WHERE id = $1", broken
+            )
+    (line, *_) = [
+        record for record in caplog.records if record.getMessage() == "Overdue order cannot be read"
+    ]
+    assert (line.__dict__["orderId"], line.__dict__["reason"]) == (broken, "ValidationError")
+    assert "Noida" not in caplog.text
 
 
 async def test_a_read_of_an_overdue_order_ends_its_search(rig: Rig) -> None:

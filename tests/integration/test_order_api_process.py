@@ -17,7 +17,9 @@ import httpx
 import pytest
 
 from deploy.local.stack import LocalStack
+from tests.faults.harm import frozen
 from tests.integration.order_api_rig import PATIENCE_S, Caller, Home, data, order_api_home, token_of
+from tests.integration.service_process import START_PATIENCE_S
 
 CUSTOMERS = 40  # creates in flight around the kill
 
@@ -55,7 +57,7 @@ async def order_api_process(home: Home, **settings: str) -> AsyncIterator[Proces
     started: asyncio.Future[int] = asyncio.get_running_loop().create_future()
     reader = asyncio.create_task(_read(process.stdout, said, started))
     try:
-        port = await asyncio.wait_for(started, PATIENCE_S)
+        port = await asyncio.wait_for(started, START_PATIENCE_S)
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=PATIENCE_S) as http:
             yield Process(process, http, said)
     finally:
@@ -91,6 +93,17 @@ async def test_it_stops_with_0_and_its_log_holds_ids_but_no_personal_data(home: 
         assert personal not in told
 
 
+async def test_it_stops_in_good_time_while_postgres_hangs(home: Home, stack: LocalStack) -> None:
+    no_hurry = {"POSTGRES_STATEMENT_TIMEOUT_S": "300", "SHUTDOWN_DEADLINE_S": "300", "RELAY_LEASE_S": "60"}
+    no_hurry |= {"POSTGRES_ACQUIRE_DEADLINE_S": "2"}  # as deployed: the pool's end has it
+    async with order_api_process(home, **no_hurry) as running:
+        data(await running.caller(home, f"c-{uuid4()}").create("key-1"))
+        with frozen(stack.server("postgres")):
+            running.process.send_signal(signal.SIGTERM)
+            assert await asyncio.wait_for(running.process.wait(), PATIENCE_S) == 0
+    assert "Service stopped" in {line["message"] for line in running.lines()}
+
+
 async def test_a_kill_in_the_middle_leaves_one_order_a_customer_and_the_retries_get_it(home: Home) -> None:
     answers: dict[str, bytes] = {}
     users = [f"c-{uuid4()}" for _ in range(CUSTOMERS)]
@@ -112,7 +125,7 @@ async def test_a_kill_in_the_middle_leaves_one_order_a_customer_and_the_retries_
         running.process.kill()
         await asyncio.gather(*creating)
     assert answers
-    async with order_api_process(home) as again, asyncio.timeout(PATIENCE_S):
+    async with order_api_process(home) as again, asyncio.timeout(3 * PATIENCE_S):
         for user_id in users:
             customer = again.caller(home, user_id)
             while (answer := await customer.create("key-1")).status_code == 409:

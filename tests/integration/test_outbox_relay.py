@@ -12,13 +12,15 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from deploy.local.stack import LocalStack
-from tests.integration.events_rig import ORDERS_EVENTS, EventsRig, events_rig, filled, until
+from tests.integration.events_rig import ORDERS_EVENTS, EventsRig, events_rig, filled, relaying, until
 from weelo_common.events import OrderFullyFilled, decode
 from weelo_common.kafka import KafkaClients
 from weelo_common.outbox import Outbox
 from weelo_common.relay import Relay
 from weelo_common.relay_metrics import RelayMetrics
 from weelo_common.telemetry import current_traceparent, span
+
+LEASE_S = 30.0  # longer than any stall between two steps of a test
 
 
 @pytest.fixture
@@ -28,20 +30,10 @@ async def rig(stack: LocalStack) -> AsyncIterator[EventsRig]:
 
 
 def make_relay(rig: EventsRig) -> Relay:
-    relay = Relay(rig.relay_database, rig.kafka, rig.settings, RelayMetrics(CollectorRegistry()))
+    settings = rig.settings.model_copy(update={"relay_lease_s": LEASE_S})
+    relay = Relay(rig.relay_database, rig.kafka, settings, RelayMetrics(CollectorRegistry()))
     rig.database.on_commit(relay.wake)
     return relay
-
-
-@contextlib.asynccontextmanager
-async def relaying(*relays: Relay) -> AsyncIterator[None]:
-    stop = asyncio.Event()
-    tasks = [asyncio.create_task(relay.run(stop)) for relay in relays]
-    try:
-        yield
-    finally:
-        stop.set()
-        await asyncio.gather(*tasks)
 
 
 async def append(rig: EventsRig, order_id: str, versions: range) -> None:

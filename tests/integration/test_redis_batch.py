@@ -6,16 +6,20 @@ import asyncio
 from typing import Any
 from uuid import uuid4
 
+from redis.asyncio import BlockingConnectionPool
+from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import NoScriptError
 
 from deploy.local.stack import LocalStack
+from tests.integration.events_rig import PATIENCE_S, until
 from tests.integration.test_redis_client import BlackHole
+from weelo_common.redis_batch import MAX_BATCH, RedisBatches
 from weelo_common.redis_client import RedisClient, RedisUnavailable
 from weelo_common.settings import RedisSettings
 
 
 def settings(url: str, **changes: Any) -> RedisSettings:
-    return RedisSettings.model_validate({"redis_url": url} | changes)
+    return RedisSettings.model_validate({"redis_url": url, "redis_deadline_s": PATIENCE_S} | changes)
 
 
 async def test_commands_asked_for_together_get_each_its_own_answer(stack: LocalStack) -> None:
@@ -52,11 +56,62 @@ async def test_a_cancelled_caller_shifts_no_answer_to_another(stack: LocalStack)
         assert await redis.command("ECHO", "next") == b"next"
 
 
+class CountingPool(BlockingConnectionPool):
+    """Counts how often its connection is taken and given back."""
+
+    taken = given_back = 0
+
+    def is_idle(self) -> bool:
+        return self.taken == self.given_back
+
+    async def get_connection(self, *command: Any, **options: Any) -> AbstractConnection:
+        self.taken += 1
+        return await super().get_connection(*command, **options)  # type: ignore[no-any-return, no-untyped-call]
+
+    async def release(self, connection: AbstractConnection) -> None:
+        self.given_back += 1
+        await super().release(connection)
+
+
+async def test_batches_that_follow_each_other_share_a_connection_and_the_last_gives_it_back(
+    stack: LocalStack,
+) -> None:
+    pool = CountingPool.from_url(stack.servers.redis_url, max_connections=1, timeout=PATIENCE_S)
+    batches = RedisBatches(pool, deadline_s=PATIENCE_S)
+    try:
+        for turn in (1, 2):
+            texts = [str(number).encode() for number in range(3 * MAX_BATCH)]
+            assert await asyncio.gather(*(batches.command("ECHO", text) for text in texts)) == texts
+            await until(pool.is_idle, "the connection's return")
+            assert pool.taken == turn
+    finally:
+        await batches.aclose()
+        await pool.disconnect()
+
+
+async def test_who_waits_behind_a_connection_that_breaks_is_told_and_the_next_command_has_a_new_one(
+    stack: LocalStack,
+) -> None:
+    patient = settings(stack.servers.redis_url, redis_breaker_failures=1000)
+    async with RedisClient.open(patient) as redis, asyncio.timeout(PATIENCE_S):
+        answers = await asyncio.gather(
+            *(redis.command("ECHO", str(number)) for number in range(MAX_BATCH - 1)),
+            redis.command("QUIT"),  # the last of the first batch: Redis answers it and hangs up
+            *(redis.command("ECHO", "behind") for _ in range(2 * MAX_BATCH)),
+            return_exceptions=True,
+        )
+        assert answers[: MAX_BATCH - 1] == [str(number).encode() for number in range(MAX_BATCH - 1)]
+        assert answers[MAX_BATCH - 1] == b"OK"
+        assert all(isinstance(answer, RedisUnavailable) for answer in answers[MAX_BATCH:])
+        assert await redis.command("ECHO", "next") == b"next"
+
+
 async def test_all_that_wait_for_a_silent_redis_are_told_within_one_deadline() -> None:
+    hasty = {"redis_deadline_s": 0.2, "redis_breaker_failures": 300, "redis_breaker_pause_s": PATIENCE_S}
     async with (
         BlackHole().open() as hole,
-        RedisClient.open(settings(hole.url, redis_deadline_s=0.2)) as redis,
-        asyncio.timeout(1.0),
+        RedisClient.open(settings(hole.url, **hasty)) as redis,
+        asyncio.timeout(PATIENCE_S),  # one after the other they would take a minute
     ):
         outcomes = await asyncio.gather(
             *(redis.command("ECHO", "a") for _ in range(300)), return_exceptions=True

@@ -13,7 +13,7 @@ import pytest
 from redis.asyncio import Redis
 
 from deploy.local.stack import LocalStack
-from tests.integration.events_rig import until
+from tests.integration.events_rig import PATIENCE_S, until
 from weelo_common.event_loop import new_event_loop
 from weelo_common.redis_client import RedisClient, RedisUnavailable
 from weelo_common.settings import RedisSettings
@@ -42,7 +42,9 @@ class BlackHole:
             await server.wait_closed()
 
 
-async def test_after_a_few_failures_in_a_row_redis_is_spared_for_a_while_and_then_tried_again() -> None:
+async def test_after_a_few_failures_in_a_row_redis_is_spared_for_a_while_and_then_tried_again(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     tries = 0
 
     async def ping(redis: Redis) -> None:
@@ -56,7 +58,7 @@ async def test_after_a_few_failures_in_a_row_redis_is_spared_for_a_while_and_the
                 "redis_url": hole.url,
                 "redis_deadline_s": 0.05,
                 "redis_breaker_failures": 2,
-                "redis_breaker_pause_s": 0.2,
+                "redis_breaker_pause_s": 3.0,  # longer than any stall between the calls below
             }
         )
         async with RedisClient.open(settings) as client:
@@ -69,6 +71,7 @@ async def test_after_a_few_failures_in_a_row_redis_is_spared_for_a_while_and_the
             with pytest.raises(RedisUnavailable):
                 await client.call(ping)
             assert tries == 3
+    assert caplog.messages == ["Redis is spared for a while"]  # an outage is told of once
 
 
 class ResettingProxy:
@@ -113,7 +116,9 @@ def test_connections_that_were_reset_while_idle_are_redis_being_away_and_no_defe
 
     async def reset_while_idle() -> None:
         async with ResettingProxy(stack.servers.redis_url).open() as proxy:
-            settings = RedisSettings.model_validate({"redis_url": proxy.url, "redis_breaker_failures": 100})
+            settings = RedisSettings.model_validate(
+                {"redis_url": proxy.url, "redis_breaker_failures": 100, "redis_deadline_s": PATIENCE_S}
+            )
             async with RedisClient.open(settings) as client:
 
                 async def publish(redis: Redis) -> None:

@@ -8,6 +8,7 @@ import json
 import logging
 import re
 import secrets
+import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from typing import Any
@@ -17,16 +18,25 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from prometheus_client import CollectorRegistry
 
 from deploy.local.stack import LocalStack
-from tests.integration.events_rig import ORDERS_EVENTS, EventsRig, events_rig, filled, until
+from tests.integration.events_rig import ORDERS_EVENTS, EventsRig, events_rig, filled, relaying, until
 from weelo_common.kafka import KafkaUnavailable
 from weelo_common.outbox import INSERT_EVENTS, Outbox
 from weelo_common.postgres import Connection
 from weelo_common.record_batches import encode_headers
-from weelo_common.relay import DELETE_SENT, PAGE_BYTES, SELECT_UNSENT, Relay
+from weelo_common.relay import (
+    DELETE_SENT,
+    GATHER_FROM_ROWS,
+    HEAVY_FROM_ROWS,
+    PAGE_BYTES,
+    SELECT_UNSENT,
+    Relay,
+    gathering_s,
+)
 from weelo_common.relay_metrics import RelayMetrics
 from weelo_common.relay_pages import Page
 
 NO_HEADERS = encode_headers([])
+LEASE_S = 30.0  # longer than any stall between two steps of a test
 READ_WHOLE = re.compile(r"Seq Scan on outbox\b(?!_)")
 
 
@@ -38,18 +48,8 @@ async def rig(stack: LocalStack) -> AsyncIterator[EventsRig]:
 
 def make_relay(rig: EventsRig, registry: CollectorRegistry | None = None, **changes: Any) -> Relay:
     metrics = RelayMetrics(registry or CollectorRegistry())
-    return Relay(rig.relay_database, rig.kafka, rig.settings.model_copy(update=changes), metrics)
-
-
-@contextlib.asynccontextmanager
-async def relaying(*relays: Relay) -> AsyncIterator[None]:
-    stop = asyncio.Event()
-    tasks = [asyncio.create_task(relay.run(stop)) for relay in relays]
-    try:
-        yield
-    finally:
-        stop.set()
-        await asyncio.gather(*tasks)
+    settings = rig.settings.model_copy(update={"relay_lease_s": LEASE_S} | changes)
+    return Relay(rig.relay_database, rig.kafka, settings, metrics)
 
 
 async def append(rig: EventsRig, *payloads: tuple[str, bytes]) -> None:
@@ -148,6 +148,19 @@ async def test_a_topic_that_takes_small_batches_only_gets_small_ones(rig: Events
     async with relaying(make_relay(rig)):
         found = await rig.records(ORDERS_EVENTS, 200)
     assert [record.value for record in found] == sent
+
+
+async def test_how_many_rows_a_pass_had_decides_how_far_it_puts_off_the_next(rig: EventsRig) -> None:
+    pause_s = 1000.0
+    relay = make_relay(rig, relay_gather_s=pause_s)
+    for rows in (1, GATHER_FROM_ROWS, HEAVY_FROM_ROWS):
+        await append(rig, *((f"order-{number}", b"") for number in range(rows)))
+        earliest = time.monotonic()
+        assert await relay.run_once() == rows
+        put_off_s = gathering_s(rows, pause_s)
+        assert earliest + put_off_s <= relay._gather_until <= time.monotonic() + put_off_s
+    async with relaying(relay):
+        pass  # it ends as a relay does, with its producer
 
 
 async def test_an_event_that_commits_after_one_with_a_higher_id_is_sent(rig: EventsRig) -> None:

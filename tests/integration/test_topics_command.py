@@ -60,6 +60,15 @@ async def operator(stack: LocalStack) -> AsyncIterator[Operator]:
         await admin.delete_topics([kafka.topic_name(topic) for topic in declared_topics()])
 
 
+async def all_there(operator: Operator) -> None:
+    """Wait until the broker tells of all topics: it learns of new ones a moment after its answer."""
+    deadline = time.monotonic() + PATIENCE_S
+    wanted = {operator.kafka.topic_name(topic) for topic in declared_topics()}
+    while not wanted <= set((await look(operator.kafka)).topics):
+        assert time.monotonic() < deadline, "not all topics came"
+        await asyncio.sleep(0.05)
+
+
 async def overrides(operator: Operator, topic: str, wanted: dict[str, str]) -> None:
     """Wait until the broker tells these settings of a topic: it learns of a change a moment after its answer."""
     seen: Mapping[str, str] | None = None
@@ -89,6 +98,7 @@ async def test_check_names_what_is_missing_apply_creates_it_and_then_check_is_co
     done = operator.topics("apply", "--yes")
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.splitlines()) == len(declared_topics())
+    await all_there(operator)
     after = operator.topics("check")
     assert (after.returncode, after.stderr) == (0, "")
     assert f"{operator.name('orders.events.v1')} is as declared (12 partitions)" in after.stdout.splitlines()
@@ -97,6 +107,7 @@ async def test_check_names_what_is_missing_apply_creates_it_and_then_check_is_co
 
 async def test_apply_brings_retention_back_and_leaves_what_others_set(operator: Operator) -> None:
     operator.topics("apply", "--yes")
+    await all_there(operator)
     await set_on(operator, "timers.fired.v1", {"retention.ms": "1000", "max.message.bytes": "2000000"})
     drifted = operator.topics("check")
     assert drifted.returncode == 1
@@ -126,6 +137,7 @@ async def test_answers_for_programs_say_the_same(operator: Operator) -> None:
     assert {topic["present"] for topic in missing["topics"]} == {False}
     done = json.loads(operator.topics("apply", "--yes", "--json").stdout)
     assert set(done["created"]) == {topic["name"] for topic in missing["topics"]}
+    await all_there(operator)
     await set_on(operator, "orders.events.v1", {"retention.ms": "1000", "cleanup.policy": "delete"})
     drifted = json.loads(operator.topics("check", "--json").stdout)
     assert [topic["differences"] for topic in drifted["topics"] if topic["differences"]] == [
@@ -137,6 +149,7 @@ async def test_answers_for_programs_say_the_same(operator: Operator) -> None:
 async def test_the_job_does_what_apply_does(operator: Operator) -> None:
     done = operator.run(sys.executable, "-m", "weelo_common.topics")
     assert done.returncode == 0, done.stderr
+    await all_there(operator)
     assert operator.topics("check").returncode == 0
 
 

@@ -3,26 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 
 import pytest
 
-from deploy.local.stack import LocalStack
-from tests.integration.consumer_rig import CREATE_EFFECTS, Member, consuming, effects
-from tests.integration.events_rig import ORDERS_EVENTS, EventsRig, events_rig, filled, until
+from tests.integration import consumer_rig
+from tests.integration.consumer_rig import Member, consuming, effects
+from tests.integration.events_rig import ORDERS_EVENTS, EventsRig, filled, until
 from weelo_common.events import encode, seal
 from weelo_common.record_batches import BatchSender, RecordBatch, encode_headers
 
 STRANGE = b"\xff\xfe\x80"
 
-
-@pytest.fixture
-async def rig(stack: LocalStack) -> AsyncIterator[EventsRig]:
-    async with events_rig(stack) as made:
-        async with made.database.connection() as connection:
-            await connection.execute(CREATE_EFFECTS)
-        yield made
+rig = consumer_rig.rig
 
 
 async def send(rig: EventsRig, *strange_at: int, count: int, compress: bool) -> None:

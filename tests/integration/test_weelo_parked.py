@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 
-import pytest
 from aiokafka import AIOKafkaProducer
 
 from deploy.local.stack import LocalStack
 from tests.e2e.operator import Operator
-from tests.integration.consumer_rig import CREATE_EFFECTS, Member, consuming, effects, send
-from tests.integration.events_rig import GROUP, ORDERS_EVENTS, PATIENCE_S, EventsRig, events_rig, until
+from tests.integration import consumer_rig
+from tests.integration.consumer_rig import Member, consuming, effects, send
+from tests.integration.events_rig import GROUP, ORDERS_EVENTS, PATIENCE_S, EventsRig, until
 from weelo_common.delivery import PoisonMessage, RetryLater
 from weelo_common.events import OrderFullyFilled
 from weelo_common.postgres import Connection
@@ -19,20 +18,7 @@ from weelo_common.postgres import Connection
 ASK = "UPDATE parked_key SET replay_asked_at = clock_timestamp(), replay_error = NULL WHERE key = $1"
 SELECT_MARKS = "SELECT key, replay_error FROM parked_key ORDER BY key"
 
-
-@pytest.fixture
-async def rig(stack: LocalStack) -> AsyncIterator[EventsRig]:
-    async with events_rig(stack) as made:
-        async with made.database.connection() as connection:
-            await connection.execute(CREATE_EFFECTS)
-        yield made
-
-
-@pytest.fixture
-async def producer(rig: EventsRig) -> AsyncIterator[AIOKafkaProducer]:
-    made = await rig.kafka.start_producer()
-    yield made
-    await rig.kafka.stop_producer(made)
+rig, producer = consumer_rig.rig, consumer_rig.producer
 
 
 async def park(rig: EventsRig, producer: AIOKafkaProducer, key: str, versions: int, *well: str) -> None:
