@@ -201,7 +201,7 @@ async def test_a_command_asks_kafka_for_tls_where_the_environment_does(tmp_path:
             "KAFKA_SECURITY_PROTOCOL": "SASL_SSL",
             "KAFKA_SASL_USERNAME": "weelo-cli",
             "KAFKA_SASL_PASSWORD": "hush1",
-            "KAFKA_REQUEST_DEADLINE_S": "1",
+            "KAFKA_REQUEST_DEADLINE_S": "20",
         }
         with pytest.raises(KafkaUnavailable):
             async with open_reader(Surroundings(sasl).kafka()):
