@@ -103,6 +103,7 @@ class Arena:
             "HTTP_PORT": str(self.http_port),
             "WS_PORT": str(self.ws_port),
             "WS_PING_INTERVAL_S": "3600",  # these phones do not answer pings
+            "HEADS_CHECK_S": "3600",  # it would close whom made-up pushes leave ahead of their streams
             "LOG_LEVEL": "WARNING",
         }
 

@@ -80,6 +80,7 @@ class ResettingProxy:
     def __init__(self, redis_url: str) -> None:
         self._target = urlsplit(redis_url)
         self._open: list[asyncio.StreamWriter] = []
+        self.connections = 0
         self.url = ""
 
     @contextlib.asynccontextmanager
@@ -99,9 +100,17 @@ class ResettingProxy:
             writer.transport.abort()
         self._open.clear()
 
+    async def close(self) -> None:
+        """As a server does that goes down in good order."""
+        for writer in self._open:
+            writer.close()
+        await asyncio.gather(*(writer.wait_closed() for writer in self._open), return_exceptions=True)
+        self._open.clear()
+
     async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         there, to_there = await asyncio.open_connection(self._target.hostname, self._target.port)
         self._open += [writer, to_there]
+        self.connections += 1
         with contextlib.suppress(OSError):
             await asyncio.gather(_pass_on(reader, to_there), _pass_on(there, writer))
 
@@ -143,3 +152,27 @@ def test_connections_that_were_reset_while_idle_are_redis_being_away_and_no_defe
 
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
         runner.run(reset_while_idle())
+
+
+def test_a_redis_that_is_back_is_used_at_once_whatever_it_cut_off_meanwhile(stack: LocalStack) -> None:
+    """A pool looks whether an idle connection was closed; else each of them would fail once more."""
+
+    async def cut_off_while_idle() -> None:
+        async with ResettingProxy(stack.servers.redis_url).open() as proxy:
+            settings = RedisSettings.model_validate({"redis_url": proxy.url, "redis_deadline_s": PATIENCE_S})
+
+            async def ping(redis: Redis) -> None:
+                await redis.ping()
+
+            async with RedisClient.open(settings) as client:
+                await asyncio.gather(client.command("PING"), *(client.call(ping) for _ in range(12)))
+                seen = proxy.connections
+                await proxy.close()
+                for _ in range(10):  # turns of the event loop, in which the farewells are read
+                    await asyncio.sleep(0.02)
+                for ask in (lambda: client.call(ping), lambda: client.command("PING")):
+                    await ask()  # raises where a closed connection was given out
+                assert proxy.connections > seen
+
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        runner.run(cut_off_while_idle())

@@ -263,6 +263,7 @@ async def test_a_start_ends_with_the_first_readiness_and_never_begins_again(
     assert (await client.get("/health/started")).status_code == 200
     trouble["database"] = "gone"
     assert (await client.get("/health/started")).status_code == 200
+    assert "/health/started" not in (await client.get("/metrics")).text  # no request of a caller
 
 
 async def test_a_service_that_goes_down_is_not_ready(client: httpx.AsyncClient, health: Health) -> None:

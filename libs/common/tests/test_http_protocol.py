@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator
 import pytest
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from weelo_common.http_middleware import MAX_BODY_BYTES
 from weelo_common.lifecycle import Lifecycle
 
 PATIENCE_S = 20.0
@@ -142,3 +143,40 @@ async def test_a_head_of_many_kilobytes_in_pieces_is_read() -> None:
             writer.write(b"\r\n")
             assert b"200 OK" in await reader.readuntil(b"\r\n\r\n")
             assert await reader.readexactly(5) == b"/1   "
+
+
+async def test_a_head_in_two_pieces_may_have_a_large_body_behind_it() -> None:
+    body = b"b" * MAX_BODY_BYTES
+    request = b"POST / HTTP/1.1\r\nHost: test\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+    taken = 0
+
+    async def take_all(scope: Scope, receive: Receive, send: Send) -> None:
+        nonlocal taken
+        is_more = True
+        while is_more:
+            message = await receive()
+            taken += len(message["body"])
+            is_more = message["more_body"]
+        await send(HEAD)
+        await send({"type": "http.response.body", "body": b"taken"})
+
+    async with served(take_all) as (reader, writer):
+        writer.write(request[:20])
+        await asyncio.sleep(0.05)  # so that the head's beginning is read by itself
+        writer.write(request[20:])
+        assert b"200 OK" in await reader.readuntil(b"\r\n\r\n")
+        assert taken == len(body)
+
+
+async def test_trailers_without_end_are_not_read_on() -> None:
+    async def read_all(scope: Scope, receive: Receive, send: Send) -> None:
+        while (await receive()).get("more_body"):
+            pass
+
+    with contextlib.suppress(ConnectionError):  # the connection may end before all was written
+        async with served(read_all) as (reader, writer):
+            writer.write(b"POST / HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n")
+            for _ in range(64):
+                writer.write(b"X-Trailer: %b\r\n" % (b"a" * 32_000))
+                await writer.drain()
+            assert (await reader.read()).startswith(b"HTTP/1.1 400 ")  # else it waits for the trailers' end

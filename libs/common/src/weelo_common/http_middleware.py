@@ -36,7 +36,7 @@ _SANE_REQUEST_ID = re.compile(r"^[A-Za-z0-9._:/+=-]{1,128}$")
 # (signs between them do not count). The usual ids, which may have such a row by chance, are let through.
 _LIKE_A_PHONE = re.compile(r"^\+?[0-9][0-9-]{5,18}$|[0-9](?:[._:/+=-]?[0-9]){9}")
 _USUAL_ID = re.compile(r"^[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$|^[0-9a-f]{32}$")
-_QUIET_PATHS = frozenset({"/health", "/health/live", "/health/ready", "/metrics"})
+_QUIET_PATHS = frozenset({"/health", "/health/live", "/health/ready", "/health/started", "/metrics"})
 
 
 class HttpMetrics:

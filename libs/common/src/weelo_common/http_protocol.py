@@ -23,24 +23,30 @@ class OnePieceProtocol(HttpToolsProtocol):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._head_bytes = -1
-        """Of a head that has begun and not ended, as far as they came in pieces of their own; else -1."""
+        self._bytes_since = 0
+        """Of pieces that have come since the parser was last known to get on: at a beginning, a head's end, a body."""
 
     def on_message_begin(self) -> None:
-        self._head_bytes = 0
+        self._bytes_since = 0
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
-        self._head_bytes = -1
+        self._bytes_since = 0
         super().on_headers_complete()
 
+    def on_body(self, body: bytes) -> None:
+        self._bytes_since = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._bytes_since = 0
+        super().on_message_complete()
+
     def data_received(self, data: bytes) -> None:
-        if self._head_bytes >= 0:
-            self._head_bytes += len(data)
-            if self._head_bytes > MAX_HEAD_BYTES:
-                self.send_400_response("The head is too large.")
-                return
+        self._bytes_since += len(data)  # the parser sets it back wherever it gets on
         super().data_received(data)
+        if self._bytes_since > MAX_HEAD_BYTES and not self.transport.is_closing():
+            self.send_400_response("The head is too large.")
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(OnePieceTransport(transport, self.loop))  # type: ignore[arg-type]

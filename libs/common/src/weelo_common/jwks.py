@@ -18,6 +18,7 @@ from typing import Any
 from urllib.error import HTTPError, URLError
 
 import jwt
+from cryptography.exceptions import UnsupportedAlgorithm
 
 log = logging.getLogger(__name__)
 
@@ -120,6 +121,6 @@ class KeySet:
                 continue
             try:
                 found[str(entry["kid"])] = jwt.PyJWK(entry, algorithm=self._algorithm).key
-            except (jwt.PyJWTError, KeyError, ValueError, TypeError, AttributeError):
+            except (jwt.PyJWTError, UnsupportedAlgorithm, KeyError, ValueError, TypeError, AttributeError):
                 continue  # a key of another kind, or none at all; others of the set may fit
         return found

@@ -18,6 +18,7 @@ from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError, RedisError
+from redis.maint_notifications import MaintNotificationsConfig
 
 from weelo_common.outage_log import OutageLog
 from weelo_common.redis_batch import RedisBatches
@@ -122,4 +123,6 @@ def _pool(
         socket_timeout=socket_timeout,
         socket_connect_timeout=settings.redis_deadline_s,
         retry=Retry(NoBackoff(), 0),
+        # With them on, a pool gives out idle connections that were closed meanwhile, and each costs a failure.
+        maint_notifications_config=MaintNotificationsConfig(enabled=False),
     )
